@@ -1,0 +1,1 @@
+"""Self-healing clusters for Trio programs."""
