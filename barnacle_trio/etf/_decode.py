@@ -1,0 +1,332 @@
+"""From the External Term Format to Python values, however hostile the bytes.
+
+One loop reads the terms; the containers that are open stand on a stack of our own, so no nesting
+reaches Python's. Every count is held against the bytes that are there before it is believed.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from math import isfinite
+from struct import Struct
+from struct import error as StructError
+from typing import Any
+
+from barnacle_trio.etf._errors import DecodeError, EncodeError
+from barnacle_trio.etf._leaves import (
+    READERS,
+    Room,
+    atom_values,
+    cut,
+    learn_atom,
+    learn_pid,
+    pids,
+    read_atom,
+    u16,
+    u32,
+)
+from barnacle_trio.etf._limits import DEFAULT_LIMITS, Limits
+from barnacle_trio.etf._map import Map
+from barnacle_trio.etf._terms import Atom, Fun, ImproperList, Pid
+
+_I32 = Struct("!i").unpack_from
+_F64 = Struct("!d").unpack_from
+
+# What is open. A list becomes a _TAIL when something else than a list stands at its end.
+_TERM, _TUPLE, _LIST, _TAIL, _MAP, _FUN = range(6)
+
+# A fun after its tag: size u32, arity u8, unique 16 bytes, index u32, number of free variables u32.
+_FUN_FREE = 25
+_FUN_HEADER = 29
+_MAX_FREE = 255
+
+# Keys of a map whose hashes are equal make a dict slow: a peer can choose integers so.
+_MAX_SAME_HASH = 64
+
+
+def decode(
+    data: bytes | bytearray | memoryview,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    compressed: bool = False,
+    trailing: bool = False,
+) -> Any:
+    """The term in these bytes, which begin with the version byte 131.
+
+    The atoms ``nil``, ``true`` and ``false`` become `None`, `True` and `False`, a binary `bytes`
+    (never `str`), a list a `list`. A list of small integers, which is what Erlang has for text in
+    double quotes, stays a list of `int` in either of its two encodings, so it is never taken for a
+    binary: ``bytes(chars).decode("latin-1")`` gives its text. A map becomes a `dict` where that can
+    hold it, else a `Map`.
+
+    Args:
+      data: exactly one term.
+      limits: see `Limits`.
+      compressed: also take what ``term_to_binary(Term, [compressed])`` gives. Nodes never send it.
+      trailing: leave bytes after the term alone, instead of refusing them.
+
+    Raises:
+      DecodeError: the bytes are no term, or one beyond the limits. Nothing else comes out, whatever
+        the bytes.
+    """
+    data = _as_bytes(data)
+    if compressed and data[1:2] == b"P":
+        data, rest = _inflate(data, limits)
+    else:
+        rest = b""
+    term, end = decode_prefix(data, limits=limits)
+    if (rest or end != len(data)) and not trailing:
+        raise DecodeError(f"{len(rest) + len(data) - end} bytes after the term")
+    return term
+
+
+def decode_prefix(
+    data: bytes | bytearray | memoryview, offset: int = 0, *, limits: Limits = DEFAULT_LIMITS
+) -> tuple[Any, int]:
+    """The term at an offset, with its version byte 131, and the offset behind it.
+
+    Raises:
+      DecodeError: as `decode`. A compressed term is one too.
+    """
+    data = _as_bytes(data)
+    if data[offset : offset + 1] != b"\x83":
+        raise DecodeError("a term begins with the version byte 131")
+    return decode_bare(data, offset + 1, limits=limits)
+
+
+def decode_bare(
+    data: bytes, offset: int = 0, *, refs: Sequence[Atom] = (), limits: Limits = DEFAULT_LIMITS
+) -> tuple[Any, int]:
+    """As `decode_prefix`, for a term without version byte: one behind a distribution header.
+
+    ``refs`` are the atoms that the header names. A fun that refers to them cannot be carried.
+    """
+    try:
+        term, end = _read(data, offset, Room(limits, refs))
+    except (IndexError, StructError):
+        raise DecodeError("the bytes end inside the term") from None
+    if end - offset > limits.max_bytes:
+        raise DecodeError(f"a term of more than {limits.max_bytes} bytes")
+    return term, end
+
+
+def _as_bytes(data: bytes | bytearray | memoryview) -> bytes:
+    if type(data) is bytes:
+        return data
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"a term is decoded from bytes, not from a {type(data).__name__}")
+    return bytes(data)
+
+
+def _inflate(data: bytes, limits: Limits) -> tuple[bytes, bytes]:
+    """The plain form of a compressed term, and the bytes behind it."""
+    if len(data) < 6 or data[0] != 131:
+        raise DecodeError("the bytes end inside the term")
+    (announced,) = u32(data, 2)
+    if announced > limits.max_inflated_bytes:
+        raise DecodeError(f"{announced} compressed bytes; at most {limits.max_inflated_bytes}")
+    inflater = zlib.decompressobj()
+    try:
+        # One byte more shows whether it is the size that was announced.
+        plain = inflater.decompress(data[6:], announced + 1)
+    except zlib.error:
+        raise DecodeError("a compressed term is damaged") from None
+    if len(plain) != announced or not inflater.eof:
+        raise DecodeError("a compressed term has not the size that it announces")
+    return b"\x83" + plain, inflater.unused_data
+
+
+def _read(data: bytes, place: int, room: Room) -> tuple[Any, int]:
+    """One term. The order of the branches is that of how often they are met."""
+    limits = room.limits
+    size = len(data)
+    elements = limits.max_elements
+    max_depth = limits.max_depth
+    stack: list[tuple[int, list[Any], Iterator[None]]] = []
+    funs: list[int] = []  # where those that are open begin
+    kind = _TERM
+    items: list[Any] = []
+    append = items.append
+    todo: Iterator[None] = repeat(None, 1)
+    while True:
+        for _ in todo:
+            tag = data[place]
+            if tag == 119:
+                # A slice that the end has cut off has not the length that its second byte
+                # tells, so it is none of the known ones.
+                end = place + 2 + data[place + 1]
+                try:
+                    append(atom_values[data[place:end]])
+                except KeyError:
+                    append(learn_atom(data, place, room))
+                place = end
+            elif tag == 97:
+                append(data[place + 1])
+                place += 2
+            elif tag == 109:
+                start = place + 5
+                place = start + u32(data, place + 1)[0]
+                if place > size:
+                    raise _short(size)
+                append(data[start:place])
+            elif tag == 104:
+                count = data[place + 1]
+                place += 2
+                if count:
+                    opened = _TUPLE
+                    break
+                append(())
+            elif tag == 116:
+                count = u32(data, place + 1)[0] * 2
+                place += 5
+                opened = _MAP
+                break
+            elif tag == 108:
+                (count,) = u32(data, place + 1)
+                place += 5
+                opened = _LIST
+                break
+            elif tag == 106:
+                append([])
+                place += 1
+            elif tag == 88:
+                # The same holds here, where the node's name is in its usual form.
+                end = place + 15 + data[place + 2]
+                try:
+                    append(pids[data[place:end]])
+                    place = end
+                except KeyError:
+                    pid, place = learn_pid(data, place, room)
+                    append(pid)
+            elif tag == 98:
+                append(_I32(data, place + 1)[0])
+                place += 5
+            elif tag == 70:
+                (number,) = _F64(data, place + 1)
+                if not isfinite(number):
+                    raise DecodeError(f"no number in the float at byte {place}")
+                append(number)
+                place += 9
+            elif tag == 107:
+                count = u16(data, place + 1)[0]
+                elements -= count
+                if elements < 0:
+                    raise _too_many(limits)
+                append(list(cut(data, place + 3, count)))
+                place += 3 + count
+            elif tag in READERS:
+                value, place = READERS[tag](data, place + 1, room)
+                append(value)
+            elif tag == 105:
+                (count,) = u32(data, place + 1)
+                place += 5
+                opened = _TUPLE
+                break
+            elif tag == 112:
+                (count,) = u32(data, place + _FUN_FREE + 1)
+                if count > _MAX_FREE:
+                    raise DecodeError(f"a fun with {count} free variables")
+                count += 3  # and before them the old index, the old unique number and a pid
+                funs.append(place)
+                _module, place = read_atom(data, place + 1 + _FUN_HEADER, room)
+                opened = _FUN
+                break
+            else:
+                raise DecodeError(f"tag {tag} at byte {place} begins no term that may stand here")
+        else:
+            # All elements of what is open are there.
+            if kind == _TUPLE:
+                value = tuple(items)
+            elif kind == _MAP:
+                value = _map(items, limits)
+            elif kind == _LIST:
+                tag = data[place]
+                if tag == 106:
+                    place += 1
+                elif tag == 108:  # the tail is a list: the same list goes on
+                    (count,) = u32(data, place + 1)
+                    place += 5
+                    elements -= count
+                    if elements < 0:
+                        raise _too_many(limits)
+                    if count > size - place:
+                        raise _short(size)
+                    todo = repeat(None, count)
+                    continue
+                elif tag == 107:
+                    count = u16(data, place + 1)[0]
+                    elements -= count
+                    if elements < 0:
+                        raise _too_many(limits)
+                    items += cut(data, place + 3, count)
+                    place += 3 + count
+                else:
+                    kind = _TAIL
+                    todo = repeat(None, 1)
+                    continue
+                value = items
+            elif kind == _TAIL:
+                value = items.pop()
+                if items:
+                    value = ImproperList(items, value)
+            elif kind == _FUN:
+                value = _fun(data[funs.pop() : place], items)
+            else:
+                return items[0], place
+            kind, items, todo = stack.pop()
+            append = items.append
+            append(value)
+            continue
+        # A container begins, of `count` terms.
+        if count > size - place:  # each takes a byte at least
+            raise _short(size)
+        elements -= count
+        if elements < 0:
+            raise _too_many(limits)
+        if len(stack) >= max_depth:
+            raise DecodeError(f"a term deeper than {max_depth}")
+        stack.append((kind, items, todo))
+        kind = opened
+        items = []
+        append = items.append
+        todo = repeat(None, count)
+
+
+def _short(size: int) -> DecodeError:
+    return DecodeError(f"the {size} bytes end inside the term")
+
+
+def _too_many(limits: Limits) -> DecodeError:
+    return DecodeError(f"a term of more than {limits.max_elements} elements")
+
+
+def _map(items: list[Any], limits: Limits) -> dict[Any, Any] | Map:
+    """The map of these keys and values in turn: a dict if that is exact, else a `Map`."""
+    alternate = iter(items)
+    try:
+        if len(items) <= 2 * _MAX_SAME_HASH or _well_spread(items[::2]):
+            plain = dict(zip(alternate, alternate, strict=True))
+            if 2 * len(plain) == len(items):
+                return plain
+    except (TypeError, RecursionError):
+        pass  # keys without a hash, or deep ones
+    try:
+        return Map(zip(items[::2], items[1::2], strict=True), limits=limits)
+    except EncodeError as error:
+        raise DecodeError(f"a map that cannot be: {error}") from None
+
+
+def _well_spread(keys: list[Any]) -> bool:
+    return max(Counter(map(hash, keys)).values()) <= _MAX_SAME_HASH
+
+
+def _fun(wire: bytes, items: list[Any]) -> Fun:
+    if u32(wire, 1)[0] != len(wire) - 1:
+        raise DecodeError("a fun has not the size that it announces")
+    old_index, old_unique, pid = items[:3]
+    if type(old_index) is not int or type(old_unique) is not int or type(pid) is not Pid:
+        raise DecodeError("what a fun holds is not what belongs there")
+    return Fun(wire)

@@ -1,0 +1,19 @@
+"""What goes wrong between terms and bytes."""
+
+from __future__ import annotations
+
+from barnacle_trio._errors import BarnacleError, RemoteProtocolError
+
+
+class DecodeError(RemoteProtocolError):
+    """Bytes that are no term in the External Term Format, or one beyond the limits.
+
+    The message tells where and what kind of fault, and never repeats what the peer sent.
+    """
+
+
+class EncodeError(BarnacleError, ValueError):
+    """A value that the External Term Format cannot carry, or one beyond the limits.
+
+    It is raised before a byte is written: a peer would close the connection because of it.
+    """
