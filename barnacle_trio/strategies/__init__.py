@@ -1,1 +1,14 @@
-"""To be filled."""
+"""How nodes are discovered: one file for each way, and what joins them.
+
+A strategy is any async callable from the local node's name to node names, so an ``async def`` of
+your own stands beside these on equal terms.
+"""
+
+from barnacle_trio.strategies._dns import dns
+from barnacle_trio.strategies._fallback import fallback
+from barnacle_trio.strategies._known import epmd
+from barnacle_trio.strategies._local_epmd import local_epmd
+from barnacle_trio.strategies._merge import merge
+from barnacle_trio.strategies._only import only
+
+__all__ = ["dns", "epmd", "fallback", "local_epmd", "merge", "only"]
