@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import trio
@@ -126,8 +126,10 @@ class Registration:
         One that is frozen, or a host that vanished, does not show. If cancelled, the registration
         stands.
         """
-        with suppress(trio.BrokenResourceError):
+        try:
             await self._stream.receive_some(1)  # it owes us nothing but the end of the stream
+        except trio.BrokenResourceError:
+            await trio.lowlevel.checkpoint()
 
 
 @asynccontextmanager
