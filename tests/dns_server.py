@@ -15,13 +15,14 @@ from pathlib import Path
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rdata
 import dns.rrset
 import pytest
 import trio
 from dns.asyncbackend import get_backend
 from dns.asyncquery import tcp
 from dns.asyncresolver import Resolver
-from dns.name import from_text
+from dns.name import from_text, root
 from dns.nameserver import Do53Nameserver
 
 HOST = "127.0.0.1"
@@ -242,5 +243,6 @@ def reply(
             name, ttl, rdclass, rdtype, text = line.split(maxsplit=4)
             if section is response.answer and rdtype not in {asked, "CNAME"}:
                 continue
-            section.append(dns.rrset.from_text(f"{name}.", int(ttl), rdclass, rdtype, text))
+            record = dns.rdata.from_text(rdclass, rdtype, text, origin=root, relativize=False)
+            section.append(dns.rrset.from_rdata(f"{name}.", int(ttl), record))
     return response

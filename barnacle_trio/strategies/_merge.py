@@ -41,6 +41,7 @@ class _Merge(Composite):
         bugs: list[Exception] = []
 
         async def ask_part(index: int, part: Strategy) -> None:
+            await trio.lowlevel.checkpoint()
             try:
                 answers[index] = await ask(part, local)
             except Exception as bug:
