@@ -1,0 +1,35 @@
+"""Log lines that a peer can cause, but not flood."""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+
+class RateLimited:
+    """Lets one line through every so often and says how many it kept back.
+
+    Args:
+      logger: where the lines go.
+      every: seconds, on Trio's clock, between two of them.
+    """
+
+    def __init__(self, logger: logging.Logger, *, every: float = 10.0) -> None:
+        self._logger = logger
+        self._every = every
+        self._next = float("-inf")
+        self._kept_back = 0
+
+    def warning(self, text: str, *args: object) -> None:
+        """Log a warning, or count it. Arguments from a peer must be shortened by the caller."""
+        now = trio.current_time()
+        if now < self._next:
+            self._kept_back += 1
+            return
+        self._next = now + self._every
+        if self._kept_back:
+            text += " (and %d more like it were not logged)"
+            args = (*args, self._kept_back)
+            self._kept_back = 0
+        self._logger.warning(text, *args)

@@ -1,0 +1,158 @@
+"""Accepting: strangers wait at the door, few and not for long, until they prove the cookie."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import trio
+
+from barnacle_trio._errors import BarnacleError, PeerUnreachable
+from barnacle_trio._logs import RateLimited
+from barnacle_trio.distribution._connection import Connection
+from barnacle_trio.distribution._dialler import Dialler
+from barnacle_trio.distribution._handshake import (
+    Acceptor,
+    AliveAnswered,
+    Done,
+    NameReceived,
+    Send,
+)
+from barnacle_trio.distribution._local import Local
+
+logger = logging.getLogger("barnacle_trio.node")
+
+HANDSHAKE_TIMEOUT = 7.0
+"""Seconds for a whole handshake, however it drips in; as OTP's ``net_setuptime``."""
+MAX_STRANGERS = 128
+"""Connections in mid-handshake; the oldest one goes when another comes."""
+RECEIVE_SIZE = 4096
+
+
+class Doorkeeper:
+    """Takes accepted streams through the handshake.
+
+    Args:
+      local: this node.
+      dialler: asked, and told, where both nodes dial each other.
+      run: runs a connection to its end.
+    """
+
+    def __init__(
+        self, local: Local, dialler: Dialler, run: Callable[[Connection, bytes], Awaitable[None]]
+    ) -> None:
+        self._local = local
+        self._dialler = dialler
+        self._run = run
+        self._strangers: dict[trio.CancelScope, None] = {}
+        self._log = RateLimited(logger)
+
+    @property
+    def strangers(self) -> int:
+        """Connections in mid-handshake."""
+        return len(self._strangers)
+
+    async def accept(self, stream: trio.abc.Stream) -> None:
+        """Shake hands on an accepted stream and close it where that leads to nothing.
+
+        Whatever a stranger sends, nothing is raised; one log line every 10 s at most tells of it.
+        A connection that came about is run to its end here.
+        """
+        admitted: tuple[Connection, bytes] | None = None
+        try:
+            with self._admit() as scope:
+                admitted = await self._shake(stream)
+            if scope.cancelled_caught:
+                self._log.warning("a handshake was given up: too slow, or too many at once")
+        except PeerUnreachable as error:
+            logger.debug("a handshake came to nothing: %s", error)
+        except BarnacleError as error:
+            self._log.warning("a connection was refused: %s", error)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            logger.debug("a handshake broke off")
+        except Exception:
+            logger.exception("a handshake failed on a fault of our own")
+        finally:
+            if admitted is None:
+                await trio.aclose_forcefully(stream)
+        if admitted is not None:
+            connection, leftover = admitted
+            await self._run(connection, leftover)
+
+    @contextmanager
+    def _admit(self) -> Iterator[trio.CancelScope]:
+        while len(self._strangers) >= MAX_STRANGERS:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.cancel("too many handshakes at once, and this one was the oldest")
+        with trio.move_on_after(HANDSHAKE_TIMEOUT) as scope:
+            self._strangers[scope] = None
+            try:
+                yield scope
+            finally:
+                self._strangers.pop(scope, None)
+
+    async def _shake(self, stream: trio.abc.Stream) -> tuple[Connection, bytes] | None:
+        machine = Acceptor(self._local.identity(), self._local.challenges)
+        claimed = None
+        rival = True
+        try:
+            while True:
+                data = bytes(await stream.receive_some(RECEIVE_SIZE))
+                if not data:
+                    machine.eof()
+                for event in machine.receive(data):
+                    match event:
+                        case Send():
+                            await stream.send_all(event.data)
+                        case NameReceived():
+                            rival = event.peer.name not in self._local.peers
+                            answer = self._answer(machine, event)
+                            if answer is not None:
+                                claimed = event.peer.name
+                                self._dialler.inbound_began(claimed)
+                                await stream.send_all(answer)
+                            else:
+                                await self._turn_away(stream, machine, event)
+                                return None
+                        case AliveAnswered():
+                            if not event.genuine:
+                                return None
+                        case Done():
+                            connection = self._local.adopt(
+                                stream, event, dialled=False, rival=rival
+                            )
+                            return None if connection is None else (connection, event.leftover)
+        except BarnacleError:
+            if machine.farewell:
+                await stream.send_all(machine.farewell)
+            raise
+        finally:
+            machine.close()
+            if claimed is not None:
+                self._dialler.inbound_ended(claimed)
+
+    def _answer(self, machine: Acceptor, event: NameReceived) -> bytes | None:
+        """What to say to a name, None where it is to be turned away."""
+        name = event.peer.name
+        own = self._local.identity().name
+        if name == own or not self._local.allowed(name):
+            return None
+        cookie = self._local.cookies.for_peer(name)
+        if name in self._local.peers:
+            return machine.ask_alive(cookie)
+        if self._dialler.is_dialling(name):
+            # Both dial: the attempt of the greater name goes on ("Distribution Protocol").
+            return machine.accept(cookie, simultaneous=True) if name > own else None
+        return machine.accept(cookie)
+
+    async def _turn_away(
+        self, stream: trio.abc.Stream, machine: Acceptor, event: NameReceived
+    ) -> None:
+        name = event.peer.name
+        if self._local.allowed(name) or name == self._local.identity().name:
+            await stream.send_all(machine.refuse("nok"))
+        else:
+            self._log.warning("%s may not connect: it is not among those allowed", name)
+            await stream.send_all(machine.refuse("not_allowed"))

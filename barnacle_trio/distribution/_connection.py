@@ -1,0 +1,177 @@
+"""One live connection to a peer: a reader, a writer with a bound, and a failure detector."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TypeAlias
+
+import trio
+
+from barnacle_trio._errors import RemoteProtocolError
+from barnacle_trio._transport import PeerDownReason
+from barnacle_trio.distribution._detector import Detector, Due, Patience
+from barnacle_trio.distribution._flags import Flag
+from barnacle_trio.distribution._frames import TICK, FrameDecoder
+from barnacle_trio.distribution._handshake import Identity
+from barnacle_trio.etf import Reference
+
+logger = logging.getLogger("barnacle_trio.node")
+
+RECEIVE_SIZE = 64 * 1024
+"""Bytes asked for in one read."""
+WRITE_SIZE = 256 * 1024
+"""Bytes, about, that are joined into one write."""
+MAX_OUTBOX = 64 * 1024 * 1024
+"""Bytes that wait for a peer which does not read, before it is given up."""
+
+OnFrame: TypeAlias = Callable[["Connection", bytes], None]
+OnClose: TypeAlias = Callable[["Connection"], None]
+
+
+class Connection:
+    """A connection whose handshake is done.
+
+    Made by a `Node`, which also runs it. Everything but `run` is synchronous.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        peer: Identity,
+        *,
+        agreed: Flag,
+        hidden: bool,
+        dialled: bool,
+        patience: Patience,
+        max_frame: int,
+    ) -> None:
+        self.peer = peer
+        self.agreed = agreed
+        self.hidden = hidden
+        self.dialled = dialled
+        self.up_since = trio.current_time()
+        self.detector = Detector(patience)
+        self.reason: PeerDownReason | None = None
+        self.on_close: OnClose | None = None
+        self.closed = trio.Event()
+        self.leaving = False
+        self.probe: Reference | None = None
+        self.stream = stream
+        self._frames = FrameDecoder(max_frame=max_frame)
+        self._outbox: deque[bytes] = deque()
+        self._outbox_size = 0
+        self._writing = False
+        self._more = trio.Event()
+        self._idle = trio.Event()
+        self._scope = trio.CancelScope()
+
+    def send(self, frame: bytes) -> None:
+        """Queue a whole frame (with its length). Frames leave in the order of these calls.
+
+        A peer that lets more than `MAX_OUTBOX` bytes wait is closed as silent.
+        """
+        if self.reason is not None:
+            return
+        if self._outbox_size + len(frame) > MAX_OUTBOX and self._outbox:
+            logger.warning("[%s] does not read: %d bytes wait", self.peer.name, self._outbox_size)
+            self.close("silent")
+            return
+        self._outbox.append(frame)
+        self._outbox_size += len(frame)
+        self._more.set()
+
+    def close(self, reason: PeerDownReason) -> None:
+        """Have the connection closed, and tell so at once; only the first reason counts."""
+        if self.reason is None:
+            self.reason = "left" if self.leaving and reason == "lost" else reason
+            self._scope.cancel(f"connection closed: {reason}")
+            if self.on_close is not None:
+                self.on_close(self)
+
+    async def flush(self) -> None:
+        """Wait until all that is queued is in the kernel's hands, or the connection ends."""
+        while self.reason is None and (self._outbox or self._writing):
+            await self._idle.wait()
+        await trio.lowlevel.checkpoint()
+
+    def pass_time(self, elapsed: float, acknowledged: Callable[[], int | None]) -> Due:
+        """Ask the detector what is due, and send a tick if that is it.
+
+        Args:
+          elapsed: seconds since the last call.
+          acknowledged: tells how many bytes of ours the peer has acknowledged so far.
+        """
+        due = self.detector.pass_time(
+            elapsed,
+            acknowledged=acknowledged() if self._writing else None,
+            in_frame=self._frames.partial > 0,
+        )
+        if Due.TICK in due and not self._outbox and not self._writing:
+            self.send(TICK)
+        return due
+
+    async def run(self, leftover: bytes, on_frame: OnFrame) -> None:
+        """Read frames and write what is queued until the connection ends, then close the stream.
+
+        Returns for whatever reason it ended, which is then in ``reason``. Bytes that came with the
+        handshake's last message are ``leftover``. ``on_frame`` is called for each frame that is no
+        tick; a `RemoteProtocolError` of its closes the connection. If cancelled, the stream is
+        closed before `trio.Cancelled` leaves.
+        """
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write, name=f"write to {self.peer.name}")
+                    try:
+                        await self._read(leftover, on_frame)
+                    except (trio.BrokenResourceError, trio.ClosedResourceError):
+                        pass
+                    except RemoteProtocolError as error:
+                        logger.warning("[%s] %s; closing", self.peer.name, error)
+                    self.close("lost")
+        finally:
+            self.close("lost")
+            self._idle.set()
+            try:
+                await trio.aclose_forcefully(self.stream)
+            finally:
+                self.closed.set()
+
+    async def _read(self, leftover: bytes, on_frame: OnFrame) -> None:
+        data = leftover
+        while True:
+            for frame in self._frames.feed(data):
+                if frame:
+                    on_frame(self, frame)
+                if self.reason is not None:
+                    return
+            data = bytes(await self.stream.receive_some(RECEIVE_SIZE))
+            if not data:
+                return
+            self.detector.read(len(data))
+
+    async def _write(self) -> None:
+        while True:
+            while not self._outbox:
+                self._idle.set()
+                self._idle = trio.Event()
+                self._more = trio.Event()
+                await self._more.wait()
+            joined: list[bytes] = []
+            size = 0
+            while self._outbox and size < WRITE_SIZE:
+                frame = self._outbox.popleft()
+                joined.append(frame)
+                size += len(frame)
+            self._writing = True
+            try:
+                await self.stream.send_all(joined[0] if len(joined) == 1 else b"".join(joined))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self.close("lost")
+                return
+            finally:
+                self._writing = False
+                self._outbox_size -= size
+            self.detector.wrote()

@@ -1,0 +1,172 @@
+"""What a node owes its peers: the answers of the processes that every BEAM node has.
+
+Sans-IO: a control message in, frames out. A visible node that stays silent where a BEAM node would
+answer leaves callers hanging on every peer (``global:sync``, ``rpc:multicall``, ``net_adm:ping``).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from secrets import randbelow
+from typing import Any
+
+from barnacle_trio._names import NodeName
+from barnacle_trio.distribution import _control as control
+from barnacle_trio.etf import Atom, ImproperList, Pid, Reference
+
+GEN_CALL = Atom("$gen_call")
+GEN_CAST = Atom("$gen_cast")
+NET_KERNEL = Atom("net_kernel")
+GLOBAL_NAME_SERVER = Atom("global_name_server")
+REX = Atom("rex")
+GOODBYE_NAME = Atom("barnacle_trio")
+"""The registered name to which a leaving node says so; a BEAM node drops such a message."""
+LEAVING = Atom("leaving")
+IS_AUTH = Atom("is_auth")
+YES = Atom("yes")
+NOPROC = Atom("noproc")
+NOTSUP = Atom("notsup")
+
+_NO_LINK = 0
+_MAX_WAITING = 100_000
+"""Answers that are waited for at once."""
+
+# They exist as far as monitors and links can tell; anything else is `noproc`.
+_REGISTERED = frozenset({NET_KERNEL, GLOBAL_NAME_SERVER})
+
+
+class Kernel:
+    """Speaks for the node itself.
+
+    Args:
+      name: the node's name.
+      creation: tells its incarnations apart; what is meant for another one is dropped.
+    """
+
+    def __init__(self, name: NodeName, creation: int) -> None:
+        self.node = Atom(name)
+        self.creation = creation
+        self.pid = Pid(node=self.node, id=1, serial=0, creation=creation)
+        # OTP keeps the first word below 2^18 in references that old nodes may see.
+        self._words = itertools.count(randbelow(1 << 32))
+        self._waiting: dict[Reference, Callable[[], None]] = {}
+        self._synced: set[NodeName] = set()
+
+    def make_reference(self) -> Reference:
+        """A reference that this incarnation has not given out before."""
+        number = next(self._words)
+        return Reference(
+            node=self.node,
+            creation=self.creation,
+            ids=(number & 0x3FFFF, (number >> 18) & 0xFFFFFFFF, (number >> 50) & 0xFFFFFFFF),
+        )
+
+    def ask_is_auth(self, reference: Reference, answered: Callable[[], None]) -> bytes:
+        """The question that ``net_adm:ping`` asks; ``answered`` is called for each answer.
+
+        `forget` ends the waiting.
+        """
+        if len(self._waiting) < _MAX_WAITING:
+            self._waiting[reference] = answered
+        question = (GEN_CALL, (self.pid, reference), (IS_AUTH, self.node))
+        return control.reg_send(self.pid, NET_KERNEL, question)
+
+    def forget(self, reference: Reference) -> None:
+        """No longer wait for the answer to a question."""
+        self._waiting.pop(reference, None)
+
+    def goodbye(self) -> bytes:
+        """Tell a peer that this node is leaving."""
+        return control.reg_send(self.pid, GOODBYE_NAME, (LEAVING, self.node))
+
+    def answer(self, peer: NodeName, message: control.Message) -> list[bytes]:
+        """What is owed for one message, as frames for the connection that it came on."""
+        match message:
+            case control.RegSend(to=name, payload=payload):
+                return self._to_name(peer, name, payload)
+            case control.Send(to=to, payload=payload) | control.AliasSend(to=to, payload=payload):
+                self._to_pid(to, payload)
+                return []
+            case control.Monitor(sender=watcher, target=target, ref=ref):
+                if self._exists(target):
+                    return []
+                return [control.monitor_exit(target, watcher, ref, NOPROC)]
+            case control.Link(sender=sender, to=to):
+                if self._exists(to):
+                    return []
+                return [control.exit_(to, sender, NOPROC)]
+            case control.Unlink(id=unlink_id, sender=sender, to=to):
+                return [control.unlink_ack(unlink_id, to, sender)]
+            case control.SpawnRequest(ref=ref, sender=sender):
+                return [control.spawn_reply(ref, sender, _NO_LINK, NOTSUP)]
+        return []
+
+    def _exists(self, target: object) -> bool:
+        return target == self.pid or (isinstance(target, Atom) and target in _REGISTERED)
+
+    def _to_pid(self, to: object, payload: Any) -> None:
+        if to != self.pid:
+            return  # another incarnation's, or nobody's: a message to a dead process is dropped
+        match payload:
+            case (Reference() as reference, Atom("yes")) if reference in self._waiting:
+                self._waiting[reference]()
+
+    def _to_name(self, peer: NodeName, name: Atom, payload: Any) -> list[bytes]:
+        match payload:
+            case (Atom("$gen_call"), (Pid() as caller, tag), request):
+                reply = self._call(name, request)
+                return [] if reply is None else [_reply(self.pid, caller, tag, reply)]
+            case (Atom("$gen_cast"), request) if name == GLOBAL_NAME_SERVER:
+                return self._cast_to_global(peer, request)
+        return []
+
+    def _call(self, name: Atom, request: Any) -> Any:
+        if name == NET_KERNEL:
+            match request:
+                case (Atom("is_auth"), _):
+                    return YES
+            return (Atom("error"), NOTSUP)
+        if name == GLOBAL_NAME_SERVER:
+            match request:
+                # We know no names and hold no locks, so nobody's lock is ever in our way.
+                case (Atom("set_lock" | "del_lock"), *_):
+                    return True
+            return Atom("ok")
+        return None  # who calls a name that does not exist has learnt so from its monitor
+
+    def _cast_to_global(self, peer: NodeName, request: Any) -> list[bytes]:
+        # `in_sync` is all that `global:sync` waits for. It makes us no part of the peers' name
+        # tables, so their overlapping partitions' watch never counts us ("global", OTP).
+        match request:
+            case (Atom("init_connect"), *_):
+                pass
+            case (Atom("in_sync"), Atom(), _) if peer not in self._synced:
+                pass
+            case _:
+                return []
+        self._synced.add(peer)
+        return [
+            control.reg_send(
+                self.pid,
+                GLOBAL_NAME_SERVER,
+                (GEN_CAST, (Atom("in_sync"), self.node, True)),
+            )
+        ]
+
+    def peer_gone(self, peer: NodeName) -> None:
+        """Forget what was agreed with a peer whose connection ended."""
+        self._synced.discard(peer)
+
+
+def _reply(sender: Pid, caller: Pid, tag: Any, reply: Any) -> bytes:
+    """A gen_server's reply: to the alias that stands in the tag, else to the caller."""
+    answer = (tag, reply)
+    alias = tag
+    if isinstance(alias, ImproperList) and alias.elements:
+        inner = alias.elements[0]  # a request collection's tag is [[alias|Ref] | Label]
+        if isinstance(inner, ImproperList):
+            alias = inner
+    if isinstance(alias, ImproperList) and isinstance(alias.tail, Reference):
+        return control.alias_send(sender, alias.tail, answer)
+    return control.send(sender, caller, answer)

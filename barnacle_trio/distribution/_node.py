@@ -1,0 +1,363 @@
+"""This process as a node of Distributed Erlang."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import trio
+
+from barnacle_trio._errors import ConnectError, NodeCrashed, RemoteProtocolError
+from barnacle_trio._logs import RateLimited
+from barnacle_trio._names import NodeName, shorten
+from barnacle_trio._scopes import open_background
+from barnacle_trio._transport import PeerChange
+from barnacle_trio._values import AsyncValue
+from barnacle_trio.distribution import _control as control
+from barnacle_trio.distribution._acceptor import Doorkeeper
+from barnacle_trio.distribution._challenges import ChallengeBook
+from barnacle_trio.distribution._connection import Connection
+from barnacle_trio.distribution._cookie import Cookies
+from barnacle_trio.distribution._detector import Due, Patience
+from barnacle_trio.distribution._dialler import Dialler
+from barnacle_trio.distribution._flags import OUR_FLAGS, Flag
+from barnacle_trio.distribution._frames import frame
+from barnacle_trio.distribution._handshake import Done, Identity
+from barnacle_trio.distribution._kernel import GOODBYE_NAME, Kernel
+from barnacle_trio.distribution._local import Local
+from barnacle_trio.distribution._network import Network
+from barnacle_trio.distribution._peers import Peers
+from barnacle_trio.etf import Atom
+
+logger = logging.getLogger("barnacle_trio.node")
+
+GOODBYE_TIMEOUT = 0.5
+"""Seconds, at most, for what is queued to leave when a node leaves."""
+YOUNG = 1.0
+"""Seconds within which two connections between the same incarnations count as one race."""
+
+
+class Node:
+    """This process as a member of a cluster: a transport for barnacles. Made by `open_node`.
+
+    Wherever a node is asked for, a plain `str` will do; one that is no node name is a `ValueError`.
+    """
+
+    def __init__(
+        self,
+        name: NodeName,
+        network: Network,
+        *,
+        cookies: Cookies,
+        hidden: bool,
+        patience: Patience,
+        connect_timeout: float,
+        allowed: Callable[[NodeName], bool],
+        max_frame: int,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._name = name
+        self._network = network
+        self._hidden = hidden
+        self._patience = patience
+        self._connect_timeout = connect_timeout
+        self._allowed = allowed
+        self._max_frame = max_frame
+        self._nursery = nursery
+        self._closed = False
+        self._registered = trio.Event()
+        self._kernel = Kernel(name, 1)  # until the port mapper has given a creation
+        self._peers = Peers()
+        self._log = RateLimited(logger)
+        self._local = Local(
+            identity=self._identity,
+            peers=self._peers,
+            challenges=ChallengeBook(trio.current_time),
+            cookies=cookies,
+            allowed=allowed,
+            adopt=self._adopt,
+        )
+        self._dialler = Dialler(self._local, network, connect_timeout=connect_timeout)
+        self._doorkeeper = Doorkeeper(self._local, self._dialler, self._run_connection)
+
+    @property
+    def name(self) -> NodeName:
+        """This node's name."""
+        return self._name
+
+    @property
+    def creation(self) -> int:
+        """What tells this incarnation from others of the same name."""
+        return self._kernel.creation
+
+    @property
+    def hidden(self) -> bool:
+        """Whether this node is a hidden one, which a BEAM lists under ``nodes(hidden)`` only."""
+        return self._hidden
+
+    @property
+    def nodes(self) -> AsyncValue[frozenset[NodeName]]:
+        """The connected peers that are visible, live (Erlang's ``nodes()``)."""
+        return self._peers.visible
+
+    @property
+    def hidden_nodes(self) -> AsyncValue[frozenset[NodeName]]:
+        """The connected peers over hidden connections, live (Erlang's ``nodes(hidden)``).
+
+        On a hidden node that is all of them.
+        """
+        return self._peers.hidden
+
+    async def connect(self, name: str) -> None:
+        """Connect a peer; done at once where it is connected, or is this node itself.
+
+        Raises:
+          PeerUnreachable: no port mapper, no such name, nobody listening, or no answer within
+            ``connect_timeout`` seconds. Worth a retry.
+          HandshakeRefused: cookie, name, flags or ``allow`` stand in the way. Retrying does not
+            mend it.
+          RemoteProtocolError: what answered there is no node.
+          trio.ClosedResourceError: this node was left.
+
+        If cancelled, the socket is closed before `trio.Cancelled` leaves this method, unless others
+        wait for the same peer.
+        """
+        peer = self._check(name)
+        if peer == self._name:
+            await trio.lowlevel.checkpoint()
+            return
+        await self._dialler.connect(peer)
+
+    async def disconnect(self, name: str) -> None:
+        """Close the connection to a peer; done at once where there is none.
+
+        The down is told before this returns. If cancelled, the connection is closed all the same.
+
+        Raises:
+          trio.ClosedResourceError: this node was left.
+        """
+        connection = self._peers.get(self._check(name))
+        if connection is None:
+            await trio.lowlevel.checkpoint()
+            return
+        connection.close("closed_by_us")
+        await connection.closed.wait()
+
+    async def ping(self, name: str) -> bool:
+        """Whether a peer answers as a living node does (Erlang's ``net_adm:ping``).
+
+        It is connected if it is not yet, and stays so. False where it cannot be connected, or does
+        not answer within ``connect_timeout`` seconds; C nodes never do.
+
+        Raises:
+          trio.ClosedResourceError: this node was left.
+        """
+        peer = self._check(name)
+        if peer == self._name:
+            await trio.lowlevel.checkpoint()
+            return True
+        answered = trio.Event()
+        reference = self._kernel.make_reference()
+        with trio.move_on_after(self._connect_timeout):
+            try:
+                await self._dialler.connect(peer)
+            except (ConnectError, RemoteProtocolError):
+                return False
+            connection = self._peers.get(peer)
+            if connection is None:
+                return False
+            try:
+                connection.send(frame(self._kernel.ask_is_auth(reference, answered.set)))
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_first, connection.closed.wait, nursery.cancel_scope)
+                    nursery.start_soon(_first, answered.wait, nursery.cancel_scope)
+            finally:
+                self._kernel.forget(reference)
+        return answered.is_set()
+
+    async def list_nodes(self) -> Iterable[str]:
+        """The connected peers, visible and hidden."""
+        await trio.lowlevel.checkpoint()
+        return self._peers.visible.value | self._peers.hidden.value
+
+    async def list_visible(self) -> Iterable[str]:
+        """The connected peers that are not hidden."""
+        await trio.lowlevel.checkpoint()
+        return self._peers.visible.value
+
+    async def locate(self, name: str) -> Hashable:
+        """The port that the port mapper at the peer's host gives for it; None if it gives none."""
+        return await self._network.locate(self._check(name))
+
+    def subscribe(self, callback: Callable[[PeerChange], None]) -> Callable[[], None]:
+        """Have ``callback`` called for each connection that comes or goes, hidden ones too.
+
+        It runs at once in whatever task noticed the change and must not block; what it raises is
+        logged. Returns what ends it.
+        """
+        return self._peers.subscribe(callback)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._peers)} connected"
+        return f"<Node {self._name}, {state}>"
+
+    def _check(self, name: str) -> NodeName:
+        if self._closed:
+            raise trio.ClosedResourceError(f"{self._name} was left")
+        return NodeName(name)
+
+    def _identity(self) -> Identity:
+        flags = OUR_FLAGS if self._hidden else OUR_FLAGS | Flag.PUBLISHED
+        return Identity(name=self._name, flags=int(flags), creation=self._kernel.creation)
+
+    async def _start(self) -> None:
+        """Listen, be known, and watch over the connections in the background."""
+        creation = await self._nursery.start(self._network.serve, self._accept)
+        self._kernel = Kernel(self._name, creation)
+        self._registered.set()
+        self._nursery.start_soon(self._watch, name=f"watch of {self._name}")
+
+    async def _accept(self, stream: trio.abc.Stream) -> None:
+        await self._registered.wait()  # before, our creation would be a wrong one
+        await self._doorkeeper.accept(stream)
+
+    async def _leave(self) -> None:
+        """Say goodbye to everybody and close all connections, within `GOODBYE_TIMEOUT`."""
+        self._closed = True
+        connections = list(self._peers)
+        farewell = frame(self._kernel.goodbye())
+        for connection in connections:
+            connection.send(farewell)
+        try:
+            with trio.move_on_after(GOODBYE_TIMEOUT, shield=True):
+                async with trio.open_nursery() as nursery:
+                    for connection in connections:
+                        nursery.start_soon(connection.flush)
+        finally:
+            for connection in self._peers:
+                connection.close("closed_by_us")
+
+    def _adopt(
+        self, stream: trio.abc.Stream, done: Done, *, dialled: bool, rival: bool
+    ) -> Connection | None:
+        """See `Adopt`."""
+        if self._closed:
+            return None
+        old = self._peers.get(done.peer.name)
+        if (
+            rival
+            and old is not None
+            and old.peer.creation == done.peer.creation
+            and old.dialled != dialled
+            and trio.current_time() - old.up_since < YOUNG
+            # Both sides dialled and both attempts got through: both keep the greater name's.
+            and (self._name if old.dialled else old.peer.name) > min(self._name, old.peer.name)
+        ):
+            return None
+        connection = Connection(
+            stream,
+            done.peer,
+            agreed=done.agreed,
+            hidden=Flag.PUBLISHED not in done.agreed,
+            dialled=dialled,
+            patience=self._patience,
+            max_frame=self._max_frame,
+        )
+        connection.probe = self._kernel.make_reference()
+        self._peers.add(connection)
+        self._probe(connection)
+        if dialled:
+            self._nursery.start_soon(self._run_connection, connection, done.leftover)
+        return connection
+
+    async def _run_connection(self, connection: Connection, leftover: bytes) -> None:
+        try:
+            await connection.run(leftover, self._on_frame)
+        except Exception:
+            logger.exception("[%s] the connection ended on a fault of ours", connection.peer.name)
+        finally:
+            if connection.probe is not None:
+                self._kernel.forget(connection.probe)
+            if connection.peer.name not in self._peers:
+                self._kernel.peer_gone(connection.peer.name)
+
+    def _probe(self, connection: Connection) -> None:
+        if connection.probe is None:
+            return
+        question = self._kernel.ask_is_auth(connection.probe, connection.detector.answered)
+        connection.send(frame(question))
+        connection.detector.probed()
+
+    def _on_frame(self, connection: Connection, body: bytes) -> None:
+        message = control.parse(body)
+        peer = connection.peer.name
+        match message:
+            case control.Unknown(op=op):
+                self._log.warning("[%s] control message %s is not known", peer, shorten(op))
+            case control.RegSend(to=name, payload=(Atom("leaving"), Atom())) if (
+                name == GOODBYE_NAME
+            ):
+                connection.leaving = True
+        for answer in self._kernel.answer(peer, message):
+            connection.send(frame(answer))
+
+    async def _watch(self) -> None:
+        """Tick, probe and give up silent peers: one task for all connections."""
+        before = trio.current_time()
+        while True:
+            await trio.sleep(self._patience.interval)
+            now = trio.current_time()
+            for connection in self._peers:
+                due = connection.pass_time(
+                    now - before, partial(self._network.acknowledged, connection.stream)
+                )
+                if Due.SILENT in due:
+                    logger.warning(
+                        "[%s] silent for %.1f s", connection.peer.name, connection.detector.silence
+                    )
+                    connection.close("silent")
+                elif Due.STALLED in due:
+                    logger.warning("[%s] stalled in mid-frame", connection.peer.name)
+                    connection.close("lost")
+                elif Due.PROBE in due:
+                    self._probe(connection)
+            before = now
+
+
+async def _first(wait: Callable[[], object], scope: trio.CancelScope) -> None:
+    await wait()  # type: ignore[misc]  # an async function of any result
+    scope.cancel("one of two came")
+
+
+@asynccontextmanager
+async def run_node(
+    name: NodeName,
+    network: Network,
+    *,
+    cookies: Cookies,
+    hidden: bool = False,
+    patience: Patience | None = None,
+    connect_timeout: float = 7.0,
+    allowed: Callable[[NodeName], bool] = lambda _name: True,
+    max_frame: int = 64 * 1024 * 1024,
+) -> AsyncIterator[Node]:
+    """Run a node in any network, see `open_node` for what it does."""
+    async with open_background(f"node {name}", NodeCrashed) as nursery:
+        node = Node(
+            name,
+            network,
+            cookies=cookies,
+            hidden=hidden,
+            patience=patience or Patience(),
+            connect_timeout=connect_timeout,
+            allowed=allowed,
+            max_frame=max_frame,
+            nursery=nursery,
+        )
+        await node._start()
+        try:
+            yield node
+        finally:
+            await node._leave()

@@ -1,0 +1,152 @@
+"""`open_node`: from what a user says to a running node."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from barnacle_trio._errors import ConfigurationError
+from barnacle_trio._names import Match, NodeName, matcher
+from barnacle_trio.distribution._addresses import is_loopback, listen_addresses
+from barnacle_trio.distribution._cookie import Cookies, read_cookie_file
+from barnacle_trio.distribution._detector import Patience
+from barnacle_trio.distribution._node import Node, run_node
+from barnacle_trio.distribution._options import NodeOptions
+from barnacle_trio.distribution._tcp import TcpNetwork
+from barnacle_trio.epmd import Epmd, FixedPort, PortMapper
+
+
+@asynccontextmanager
+async def open_node(
+    name: str | NodeOptions | None = None,
+    *,
+    cookie: str | bytes | None = None,
+    cookies: Mapping[str, str | bytes] | None = None,
+    hidden: bool = False,
+    listen: tuple[str, int] | None = None,
+    epmd: PortMapper | None = None,
+    net_ticktime: float = 60.0,
+    failure_timeout: float = 10.0,
+    connect_timeout: float = 7.0,
+    allow: Match | Iterable[Match] | None = None,
+    insecure_cookie: bool = False,
+) -> AsyncIterator[Node]:
+    """Make this process a node of Distributed Erlang for as long as the block runs.
+
+    Args:
+      name: ``basename@host``, or `NodeOptions`. None takes name, cookie and the rest from
+        ``ERL_AFLAGS``, ``ERL_FLAGS`` and ``ERL_ZFLAGS``; explicit arguments win over those.
+      cookie: the secret that the cluster shares. None reads ``~/.erlang.cookie`` as Erlang does,
+        and creates it where there is none.
+      cookies: other cookies for some peers, by node name or glob.
+      hidden: connect as a hidden node. Visible is the default, as for a BEAM node.
+      listen: host and port to listen on. None: a literal address in the name is the one bound,
+        ``localhost`` is loopback, any other host name means all addresses; any free port.
+        ``("0.0.0.0", 9100)`` overrides; port 0 is any.
+      epmd: how ports are found. None uses the port mapper on the usual port (``ERL_EPMD_PORT``,
+        4369) and runs one in this process where none answers. ``FixedPort(9100)``: none at all.
+      net_ticktime: seconds of silence after which a peer that does not answer probes is down.
+      failure_timeout: seconds of silence after which a peer that answers probes is down, with
+        reason ``silent``. ``math.inf``: judge all by ``net_ticktime``.
+      connect_timeout: seconds that one dial may take.
+      allow: names or globs (or a predicate) that may connect and be dialled. None is all.
+      insecure_cookie: accept a cookie of fewer than 16 characters although the node can be reached
+        from beyond loopback.
+
+    Raises:
+      ConfigurationError: an argument, a flag or the cookie file cannot work, or the address or port
+        cannot be bound.
+      ValueError: the name is no node name.
+      NameTakenError: another live node bears the name.
+      PeerUnreachable: no port mapper answers and none may be run here.
+      NodeCrashed: a background task of the node failed for good; the cause is inside.
+
+    What the body raises comes out plain. Leaving the block, cancelled or not, says goodbye, closes
+    every connection and frees the name.
+    """
+    options = _options(name)
+    _check_seconds("net_ticktime", net_ticktime, infinite=False)
+    _check_seconds("failure_timeout", failure_timeout, infinite=True)
+    _check_seconds("connect_timeout", connect_timeout, infinite=False)
+    if listen is None and options.listen_host is not None:
+        listen = (options.listen_host, 0)
+    addresses = listen_addresses(options.name, listen)
+    mapper = _mapper(epmd, options)
+    per_peer: dict[str, str | bytes] = dict(options.cookies.items())
+    per_peer.update(cookies or {})
+    secrets = await _cookies(options.cookie if cookie is None else cookie, per_peer)
+    secrets.check_strength(
+        beyond_loopback=not all(is_loopback(address) for address in addresses),
+        insecure_cookie=insecure_cookie,
+    )
+    hidden = hidden or options.hidden
+    network = TcpNetwork(
+        options.name,
+        addresses=addresses,
+        ports=_ports(listen, mapper, options),
+        mapper=mapper,
+        hidden=hidden,
+    )
+    async with run_node(
+        options.name,
+        network,
+        cookies=secrets,
+        hidden=hidden,
+        patience=Patience(failure_timeout=failure_timeout, net_ticktime=net_ticktime),
+        connect_timeout=connect_timeout,
+        allowed=matcher(allow),
+    ) as node:
+        yield node
+
+
+def _options(name: str | NodeOptions | None) -> NodeOptions:
+    if name is None:
+        options = NodeOptions.from_erl_flags()
+    elif isinstance(name, NodeOptions):
+        options = name
+    else:
+        options = NodeOptions(name=NodeName(name))
+    if options.tls:
+        raise ConfigurationError(f"-proto_dist {options.proto_dist}: TLS is not spoken here yet")
+    return options
+
+
+def _check_seconds(what: str, value: float, *, infinite: bool) -> None:
+    if not value > 0 or (math.isinf(value) and not infinite):
+        raise ConfigurationError(f"{what} is a positive number of seconds, not {value!r}")
+
+
+def _mapper(epmd: PortMapper | None, options: NodeOptions) -> PortMapper:
+    if epmd is not None:
+        return epmd
+    if options.epmd_port is not None:
+        return FixedPort(options.epmd_port)
+    return Epmd(embed=options.start_epmd)
+
+
+async def _cookies(cookie: str | bytes | None, cookies: Mapping[str, str | bytes]) -> Cookies:
+    if cookie is None:
+        cookie = await trio.to_thread.run_sync(read_cookie_file)
+    else:
+        await trio.lowlevel.checkpoint()
+    return Cookies(cookie, cookies)
+
+
+def _ports(
+    listen: tuple[str, int] | None, mapper: PortMapper, options: NodeOptions
+) -> Sequence[int]:
+    if mapper.fixed is not None:
+        if listen is not None and listen[1] not in (0, mapper.fixed):
+            raise ConfigurationError(
+                f"listen={listen!r}, but every node is looked for on port {mapper.fixed}"
+            )
+        return (mapper.fixed,)
+    if listen is not None and listen[1] != 0:
+        return (listen[1],)
+    if options.listen_ports is not None:
+        first, last = options.listen_ports
+        return range(first, last + 1)
+    return (0,)
