@@ -84,7 +84,8 @@ class ChallengeBook:
         if len(self._answered) > MAX_REMEMBERED:
             self._answered.popitem(last=False)
 
-    def __len__(self) -> int:
+    @property
+    def remembered(self) -> int:
         """How many challenges are known as ours."""
         return len(self._pending) + len(self._retired)
 
