@@ -28,9 +28,9 @@ class Listener:
         self._socket = sock
         self._trio = trio.socket.from_stdlib_socket(sock)
 
-    def stream_listener(self) -> trio.SocketListener:
-        """What Trio accepts from."""
-        return trio.SocketListener(self._trio)
+    def lend(self) -> trio.abc.Listener[trio.SocketStream]:
+        """What `trio.serve_listeners` accepts from, and then closes without effect on this."""
+        return _Lent(trio.SocketListener(self._trio))
 
     def drain(self) -> Iterator[trio.SocketStream]:
         """The connections that wait to be accepted, and those alone."""
@@ -48,6 +48,17 @@ class Listener:
     def close(self) -> None:
         """Stop listening, unless a duplicate stands; `trio.ClosedResourceError` to who accepts."""
         self._trio.close()
+
+
+class _Lent(trio.abc.Listener[trio.SocketStream]):
+    def __init__(self, listener: trio.SocketListener) -> None:
+        self._listener = listener
+
+    async def accept(self) -> trio.SocketStream:
+        return await self._listener.accept()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 def listen(address: str, port: int) -> Listener:

@@ -6,7 +6,6 @@ import ipaddress
 import logging
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Final
 
 import trio
@@ -216,10 +215,12 @@ class EpmdServer:
             self._accepting.start_soon(self._accept, listener)
 
     async def _accept(self, listener: Listener) -> None:
-        with suppress(trio.ClosedResourceError):  # the wildcard took its place
+        try:
             await trio.serve_listeners(
-                self._serve, [listener.stream_listener()], handler_nursery=self._handlers
+                self._serve, [listener.lend()], handler_nursery=self._handlers
             )
+        except* trio.ClosedResourceError:
+            await trio.lowlevel.checkpoint()  # the wildcard took its place
 
     async def _serve_and_close(self, stream: trio.SocketStream) -> None:
         try:

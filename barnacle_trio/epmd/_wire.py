@@ -182,8 +182,8 @@ def parse_request(body: bytes) -> Request:
     """Read the body of a request.
 
     Raises:
-      RemoteProtocolError: the operation is unknown, a length lies, or a name is empty or has a
-        NUL in it. Whether a name can be registered is the registry's to say.
+      RemoteProtocolError: the operation is unknown, a length lies, or a name is empty, has a NUL
+        in it, or is asked for and not printable. What can be registered is the registry's to say.
     """
     if not body:
         raise RemoteProtocolError("an empty request")
@@ -207,7 +207,10 @@ def _asked_name(raw: bytes) -> str:
     raw = raw.removesuffix(b"\0")  # C programs send their terminator along
     if len(raw) > MAX_NAME_BYTES:
         raise RemoteProtocolError(f"a name of {len(raw)} bytes")
-    return _name(raw)
+    name = _name(raw)
+    if not name.isprintable():
+        raise RemoteProtocolError(f"a name that nobody has: {shorten(name)}")
+    return name
 
 
 def _name(raw: bytes) -> str:
