@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -13,8 +12,9 @@ import trio
 from barnacle_trio._errors import ConfigurationError, PeerUnreachable, RemoteProtocolError
 from barnacle_trio._names import NodeName
 from barnacle_trio._strategy import Discovery, Strategy, discover
-from barnacle_trio.epmd import names, open_registration
+from barnacle_trio.epmd import open_registration
 from barnacle_trio.strategies import epmd, local_epmd
+from tests.epmd_lab import real_epmd
 
 LOCAL = NodeName("my_app@10.0.0.7")
 
@@ -31,22 +31,8 @@ def told(answer: Discovery) -> tuple[str, set[str]]:
 @pytest.fixture
 async def mapper(epmd_port: int) -> AsyncIterator[trio.Process]:
     """OTP's own port mapper, on a port of its own."""
-    program = shutil.which("epmd")
-    assert program is not None, "epmd comes with Erlang and must be on PATH"
-    async with trio.open_nursery() as nursery:
-        process: trio.Process = await nursery.start(
-            partial(trio.run_process, [program, "-port", str(epmd_port)], check=False)
-        )
-        with trio.fail_after(10):
-            while True:
-                try:
-                    await names("localhost")
-                except PeerUnreachable:
-                    await trio.sleep(0.01)
-                else:
-                    break
+    async with real_epmd(epmd_port) as process:
         yield process
-        process.kill()
 
 
 class TestLocalEpmd:

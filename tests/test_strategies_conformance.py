@@ -1,0 +1,161 @@
+"""What holds for every strategy, asked against real servers."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import assert_checkpoints
+
+import barnacle_trio.strategies
+from barnacle_trio._names import NodeName
+from barnacle_trio._strategy import Strategy, discover
+from barnacle_trio.epmd import open_registration
+from barnacle_trio.strategies import dns, epmd, fallback, local_epmd, merge, only
+from tests.dns_server import DnsServer, open_dns_server, resolver_for
+from tests.epmd_lab import real_epmd
+
+LOCAL = NodeName("my_app@10.0.0.1")
+FEW = ["10.0.0.1", "10.0.0.2", "fd00::1"]
+MANY = [f"10.0.1.{index}" for index in range(1, 101)]
+
+
+@dataclass
+class Lab:
+    """Servers in which every strategy finds somebody."""
+
+    dns: DnsServer
+
+
+@pytest.fixture
+async def lab(tmp_path: Path, epmd_port: int) -> AsyncIterator[Lab]:
+    async with (
+        real_epmd(epmd_port),
+        open_registration("other", 4000),
+        open_dns_server(tmp_path) as server,
+    ):
+        await server.set_records("few.test", *FEW)
+        await server.set_records("many.test", *MANY)
+        yield Lab(server)
+
+
+def _few(lab: Lab) -> Strategy:
+    return dns("few.test", resolver=resolver_for(lab.dns.port))
+
+
+STRATEGIES: dict[str, Callable[[Lab], Strategy]] = {
+    "dns": _few,
+    "dns-over-tcp": lambda lab: dns("many.test", resolver=resolver_for(lab.dns.port)),
+    "epmd": lambda _lab: epmd(["a@10.0.0.1", "b@10.0.0.2"]),
+    "local_epmd": lambda _lab: local_epmd(),
+    "merge": lambda lab: merge(_few(lab), local_epmd(), epmd(["a@10.0.0.1"])),
+    "only": lambda lab: only(_few(lab), "*@10.*"),
+    "fallback": lambda lab: fallback(_few(lab), local_epmd()),
+}
+
+
+@pytest.fixture(params=STRATEGIES)
+def strategy(request: pytest.FixtureRequest, lab: Lab) -> Strategy:
+    return STRATEGIES[request.param](lab)
+
+
+def test_every_one_is_held_to_it() -> None:
+    """A new strategy does not stay out of this file by oversight."""
+    assert {name.partition("-")[0] for name in STRATEGIES} == set(barnacle_trio.strategies.__all__)
+
+
+async def test_the_answer_is_complete_and_of_names(strategy: Strategy) -> None:
+    with trio.fail_after(10):
+        answer = await discover(strategy, LOCAL)
+    assert answer.kind == "complete"
+    assert answer.nodes
+    assert not answer.rejected
+
+
+async def test_it_yields_to_others(strategy: Strategy) -> None:
+    with assert_checkpoints():
+        await strategy(LOCAL)
+
+
+async def test_it_may_be_asked_by_several_at_once_and_again(strategy: Strategy) -> None:
+    answers = []
+
+    async def ask() -> None:
+        answers.append((await discover(strategy, LOCAL)).nodes)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(ask)
+        await ask()
+    assert len(answers) == 6
+    assert len(set(answers)) == 1
+
+
+async def test_its_repr_is_fit_for_a_log(strategy: Strategy) -> None:
+    await trio.lowlevel.checkpoint()  # the fixture is Trio's, so the test must be
+    assert "object at 0x" not in repr(strategy)
+    assert "\n" not in repr(strategy)
+
+
+class _CancelAtStep(trio.abc.Instrument):
+    """Cancels a scope when the tasks inside have run ``number`` steps."""
+
+    def __init__(self, number: int, scope: trio.CancelScope, main: trio.lowlevel.Task) -> None:
+        self._left = number
+        self._scope = scope
+        self._main = main
+
+    def _is_inside(self, task: trio.lowlevel.Task | None) -> bool:
+        while task is not None and task is not self._main:
+            nursery = task.parent_nursery
+            task = None if nursery is None else nursery.parent_task
+        return task is self._main
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if self._left and self._is_inside(task):
+            self._left -= 1
+            if not self._left:
+                self._scope.cancel("at the chosen step")
+
+
+@contextmanager
+def cancelled_at(number: int) -> Iterator[trio.CancelScope]:
+    """Cancel the block at the ``number``-th step of its task and those that it started."""
+    with trio.CancelScope() as scope:
+        instrument = _CancelAtStep(number, scope, trio.lowlevel.current_task())
+        trio.lowlevel.add_instrument(instrument)
+        try:
+            yield scope
+        finally:
+            trio.lowlevel.remove_instrument(instrument)
+
+
+def _open_files() -> set[str]:
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+
+async def test_cancelled_anywhere_it_leaves_nothing_open(strategy: Strategy) -> None:
+    await strategy(LOCAL)  # whatever is opened once and for all is open now
+    gc.collect()
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    before = _open_files()
+    for number in range(1, 1000):
+        finished = False
+        with trio.fail_after(10):
+            with cancelled_at(number) as scope:
+                await strategy(LOCAL)
+                finished = True
+        gc.collect()  # what was left open would warn here, and warnings are errors
+        assert _open_files() == before
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+        if finished and not scope.cancel_called:
+            break
+    else:
+        pytest.fail("it never finished")
+    assert number > 1
