@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from barnacle_trio._errors import CookieRejected, NameTakenError, PeerUnreachable
+from barnacle_trio._names import NodeName
 from barnacle_trio._transport import PeerChange, PeerDown
 from barnacle_trio.distribution import Node, open_node
 from barnacle_trio.epmd import names
@@ -37,8 +38,8 @@ async def sees(beam: Beam, *nodes: str, kind: str = "visible") -> None:
     expected = sorted(nodes)
 
     async def same() -> bool:
-        answer = await beam.eval(f"lists:sort(nodes({kind}))")
-        return answer == "[" + ",".join(f"'{name}'" for name in expected) + "]"
+        answer = await beam.eval(f"[atom_to_list(N) || N <- lists:sort(nodes({kind}))]")
+        return answer == "[" + ",".join(f'"{name}"' for name in expected) + "]"
 
     await until(same)
 
@@ -55,7 +56,7 @@ async def test_we_dial_a_beam_node(erlang: Erlang) -> None:
 async def test_a_beam_node_dials_us(erlang: Erlang) -> None:
     async with open_node(unique("py"), cookie=COOKIE) as node, open_beam(erlang) as beam:
         assert await beam.eval(f"net_kernel:connect_node('{node.name}')") == "true"
-        await node.nodes.wait_value(frozenset({beam.name}))
+        await node.nodes.wait_value(frozenset({NodeName(beam.name)}))
         await sees(beam, node.name)
 
 
@@ -107,11 +108,13 @@ async def test_a_wrong_cookie_is_refused_on_both_sides(
 
 
 async def test_another_cookie_for_one_peer(erlang: Erlang) -> None:
+    name = unique("beam")
+    cookies = {name: "the_cookie_of_others"}
     async with (
-        open_beam(erlang, cookie="the_cookie_of_others") as beam,
-        open_node(unique("py"), cookie=COOKIE, cookies={beam.name: "the_cookie_of_others"}) as node,
+        open_node(unique("py"), cookie=COOKIE, cookies=cookies) as node,
+        open_beam(erlang, name, cookie="the_cookie_of_others") as beam,
     ):
-        await node.connect(beam.name)
+        await node.connect(name)
         await sees(beam, node.name)
 
 
@@ -214,20 +217,23 @@ async def test_callers_on_a_beam_node_never_hang_because_of_us(erlang: Erlang) -
         assert node.nodes.value == other.nodes.value == {beam.name}
 
 
-@pytest.mark.parametrize("ticktime", [8, 240])
-async def test_a_peer_of_another_ticktime_keeps_us_and_we_keep_it(
-    erlang: Erlang, ticktime: int
-) -> None:
-    flags = ("-kernel", "net_ticktime", str(ticktime))
-    async with (
-        open_node(unique("py"), cookie=COOKIE) as node,
-        open_beam(erlang, flags=flags) as beam,
-    ):
-        await node.connect(beam.name)
+async def test_peers_of_other_ticktimes_keep_us_and_we_keep_them() -> None:
+    async with open_node(unique("py"), cookie=COOKIE) as node, AsyncExitStack() as stack:
+        beams = []
+        for erlang in require_erlangs():
+            for ticktime in ("8", "240"):
+                flags = ("-kernel", "net_ticktime", ticktime)
+                beam = await stack.enter_async_context(open_beam(erlang, flags=flags))
+                await node.connect(beam.name)
+                beams.append(beam)
+        for beam in beams:
+            await beam.eval("net_kernel:monitor_nodes(true, [{node_type, all}])")
         changes = record(node)
-        await trio.sleep(13)  # well beyond 8 s, and beyond our own failure_timeout
+        await trio.sleep(13)  # beyond what a ticktime of 8 s bears, and beyond failure_timeout
         assert changes == []
-        await sees(beam, node.name)
+        for beam in beams:
+            downs = await beam.eval("receive {nodedown, N, _} -> N after 0 -> none end")
+            assert downs == "none"
 
 
 async def test_a_frozen_beam_node_is_silent_and_back_at_once(erlang: Erlang) -> None:
@@ -249,7 +255,7 @@ async def test_a_frozen_beam_node_is_silent_and_back_at_once(erlang: Erlang) -> 
             await trio.sleep(0.5)
             beam.thaw()
             with trio.fail_after(1.5):
-                await node.nodes.wait_value(frozenset({beam.name}))
+                await node.nodes.wait_value(frozenset({NodeName(beam.name)}))
         await sees(beam, node.name)
 
 
@@ -306,7 +312,7 @@ async def test_a_mesh_of_three_beam_and_two_python_nodes_stays_calm(
             await stays.connect(beam.name)
         for beam in beams:
             await beam.eval("net_kernel:monitor_nodes(true)")
-        mesh = [beam.name for beam in beams]
+        mesh: list[str] = [beam.name for beam in beams]
 
         async def calm() -> None:
             for beam in beams:
@@ -320,7 +326,7 @@ async def test_a_mesh_of_three_beam_and_two_python_nodes_stays_calm(
             async with open_node(unique("py"), cookie=COOKIE) as guest:
                 for name in mesh:
                     await guest.connect(name)
-                await guest.nodes.wait_value(frozenset(mesh))
+                await guest.nodes.wait_value(frozenset(map(NodeName, mesh)))
             await calm()
             dying = await _python_node(mesh)
             for beam in beams:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -15,11 +15,12 @@ from barnacle_trio._errors import (
     NodeCrashed,
     PeerUnreachable,
 )
+from barnacle_trio._names import NodeName
 from barnacle_trio._transport import PeerChange, PeerDown, PeerUp
 from barnacle_trio.distribution._node import Node
 from barnacle_trio.testing._memory import MemoryNetwork, open_memory_nodes
 
-A, B, C = "a@memory", "b@memory", "c@memory"
+A, B, C = NodeName("a@memory"), NodeName("b@memory"), NodeName("c@memory")
 
 
 def record(node: Node) -> list[PeerChange]:
@@ -244,10 +245,10 @@ async def test_cancelling_one_of_two_callers_leaves_the_other(autojump_clock: Mo
 async def test_a_node_that_was_left_says_so(autojump_clock: MockClock) -> None:
     async with open_memory_nodes(A, B) as (a, _b):
         pass
-    use: Callable[[str], object]
+    use: Callable[[str], Awaitable[object]]
     for use in (a.connect, a.disconnect, a.ping):
         with pytest.raises(trio.ClosedResourceError, match="left"):
-            await use(B)  # type: ignore[misc]
+            await use(B)
 
 
 async def test_the_bodys_exception_comes_out_plain(autojump_clock: MockClock) -> None:
