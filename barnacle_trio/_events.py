@@ -34,7 +34,8 @@ class RefreshResult:
     nodes: frozenset[NodeName] = frozenset()
     connected: frozenset[NodeName] = frozenset()
     disconnected: frozenset[NodeName] = frozenset()
-    failed: Mapping[str, Exception] = field(default=_NOTHING)
+    # 3.11 takes a mappingproxy for a mutable default
+    failed: Mapping[str, Exception] = field(default_factory=lambda: _NOTHING)
     discovery_error: DiscoveryError | None = None
 
 
