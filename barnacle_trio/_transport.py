@@ -6,6 +6,8 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
+import trio
+
 from barnacle_trio._names import NodeName
 
 PeerDownReason: TypeAlias = Literal["lost", "silent", "left", "closed_by_us", "replaced"]
@@ -97,4 +99,24 @@ class LocatingTransport(Protocol):
 
         Compared with ``HandshakeRefused.location``; a change ends the quarantine.
         """
+        ...
+
+
+@runtime_checkable
+class DrainableTransport(Protocol):
+    """A transport that can leave the cluster in good order."""
+
+    async def drain(self, grace: float, /) -> None:
+        """Refuse new work, wait up to ``grace`` seconds for the old, say goodbye, disconnect."""
+        ...
+
+
+@runtime_checkable
+class ServingTransport(Protocol):
+    """A transport on which a process can be registered for its peers to call."""
+
+    async def serve_process(
+        self, name: str, handler: object, *, task_status: trio.TaskStatus[object]
+    ) -> None:
+        """Run a process under a registered name: ``handler`` answers its calls."""
         ...

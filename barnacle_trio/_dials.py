@@ -1,0 +1,162 @@
+"""Dialling: each in a task of its own, within a deadline, when the plan says so."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+
+import trio
+
+from barnacle_trio._errors import HandshakeRefused, PeerUnreachable
+from barnacle_trio._names import NodeName, shorten
+from barnacle_trio._plan import Plan
+from barnacle_trio._transport import Transport
+
+logger = logging.getLogger("barnacle_trio.dials")
+
+SILENT_AFTER = 1.0
+"""A dial that took so long (seconds) to fail met a host that does not answer."""
+
+
+class Dialler:
+    """Carries out the dials of a plan.
+
+    Args:
+      barnacle: its name, for logs and tasks.
+      plan: which peers to dial and what came of it.
+      transport: how.
+      dial_timeout: seconds for each dial.
+      confirm: None where the transport tells of its connections by itself; else what looks for
+        them.
+      dialled: called with a peer that a dial of ours connected.
+    """
+
+    def __init__(
+        self,
+        barnacle: str,
+        plan: Plan,
+        transport: Transport,
+        *,
+        dial_timeout: float,
+        confirm: Callable[[], Awaitable[None]] | None,
+        dialled: Callable[[NodeName], None],
+    ) -> None:
+        self._barnacle = barnacle
+        self._plan = plan
+        self._transport = transport
+        self._dial_timeout = dial_timeout
+        self._confirm = confirm
+        self._dialled = dialled
+        self._woken = trio.Event()
+        self._waiting: list[Dials] = []
+
+    def wake(self) -> None:
+        """Have another look at the plan: dials may have come to be due."""
+        self._woken.set()
+
+    def settled(self, names: Iterable[NodeName]) -> None:
+        """Those that wait for these peers' dials need not any more."""
+        for name in names:
+            for dials in self._waiting:
+                dials.discard(name)
+
+    async def run(self) -> None:
+        """Dial whenever a dial is due, for ever. When cancelled, so are the dials under way."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._woken = trio.Event()
+                for name in self._plan.take_dials(trio.current_time()):
+                    nursery.start_soon(
+                        self._dial, name, name=f"barnacle[{self._barnacle}] dials {name}"
+                    )
+                with trio.move_on_at(self._plan.next_dial()):
+                    await self._woken.wait()
+
+    def expect(self, names: Iterable[NodeName]) -> Dials:
+        """What tells when the dials of these peers, under way or due, are over."""
+        dials = Dials(names)
+        self._waiting.append(dials)
+        return dials
+
+    def forget(self, dials: Dials) -> None:
+        """Nobody waits for them any more."""
+        self._waiting.remove(dials)
+
+    async def _dial(self, name: NodeName) -> None:
+        started = trio.current_time()
+        ups = self._plan.ups(name)
+        error: Exception | None = None
+        ended = False
+        try:
+            error = await self._attempt(name)
+            if error is None and self._plan.ups(name) == ups:
+                error = PeerUnreachable(
+                    "connect() returned, but the transport tells of no connection"
+                )
+            ended = True
+        finally:
+            self._plan.dial_ended(name, trio.current_time())
+            if ended:
+                self._note(name, error, trio.current_time() - started)
+            self.settled([name])
+            self.wake()
+
+    async def _attempt(self, name: NodeName) -> Exception | None:
+        try:
+            with trio.move_on_after(self._dial_timeout) as scope:
+                await self._transport.connect(name)
+            if scope.cancelled_caught:
+                return PeerUnreachable(f"no answer within {self._dial_timeout:g} s")
+            if self._confirm is not None:
+                await self._confirm()
+        except Exception as error:
+            return _refusal(error) or error
+        return None
+
+    def _note(self, name: NodeName, error: Exception | None, took: float) -> None:
+        now = trio.current_time()
+        if error is None:
+            self._dialled(name)
+        elif isinstance(error, HandshakeRefused):
+            if self._plan.refused(name, error, now, location=error.location):
+                logger.warning(
+                    "[%s] %s refused: %s; left alone for a while",
+                    self._barnacle,
+                    name,
+                    shorten(error, 200),
+                )
+        elif self._plan.failed(name, error, now, silent=took >= SILENT_AFTER):
+            logger.warning(
+                "[%s] cannot connect %s: %s; trying on",
+                self._barnacle,
+                name,
+                shorten(error, 200) if str(error) else type(error).__name__,
+            )
+
+
+class Dials:
+    """Some peers whose dials are waited for."""
+
+    def __init__(self, names: Iterable[NodeName]) -> None:
+        self._names = set(names)
+        self.over = trio.Event()
+        self._check()
+
+    def discard(self, name: NodeName) -> None:
+        """One of them, perhaps, is settled."""
+        self._names.discard(name)
+        self._check()
+
+    def _check(self) -> None:
+        if not self._names:
+            self.over.set()
+
+
+def _refusal(error: Exception) -> HandshakeRefused | None:
+    """The refusal in a group of nothing else, as a transport with a nursery inside raises it."""
+    if not isinstance(error, ExceptionGroup) or error.split(HandshakeRefused)[1] is not None:
+        return None
+    found: BaseException = error
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found if isinstance(found, HandshakeRefused) else None

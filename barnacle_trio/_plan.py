@@ -1,0 +1,412 @@
+"""What to do next: whom to dial, whom to disconnect, and until when to wait.
+
+Pure: facts go in (an answer, a peer up or down, a dial's outcome), decisions come out. The clock's
+reading and the jitter are given, so that the whole policy is tested without either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Hashable, Iterator
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Literal
+
+from barnacle_trio._events import DownReason, PeerStatus
+from barnacle_trio._names import NodeName
+from barnacle_trio._peers import STABLE, Peer
+from barnacle_trio._strategy import Discovery
+from barnacle_trio._transport import PeerDownReason
+
+Prune = Literal["discovered", "all", "never"]
+
+MAX_PAST = 10_000
+"""How many names are remembered that are neither connected nor named any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The options that decide. Durations in seconds, ``max_prune`` a share in 0..1."""
+
+    poll_interval: float = 5.0
+    prune: Prune = "discovered"
+    prune_after: float = 60.0
+    prune_answers: int = 2  # complete ones without a node, at least
+    max_prune: float = 0.5
+    max_dials: int = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What an answer changed.
+
+    ``adopted``: connected peers that are among ours from now on. ``dropped``: peers that nobody
+    dials any more.
+    """
+
+    adopted: frozenset[NodeName] = frozenset()
+    dropped: frozenset[NodeName] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A peer went down. ``ours``: users are told. ``fresh``: it had been a working one."""
+
+    ours: bool
+    reason: DownReason
+    fresh: bool
+
+
+class Plan:
+    """The memory of all peers, and what follows from it."""
+
+    def __init__(self, local: NodeName, rules: Rules, rng: Callable[[], float]) -> None:
+        self._local = local
+        self._rules = rules
+        self._rng = rng
+        self._peers: dict[NodeName, Peer] = {}
+        # names without a record: whether they were pruned (else merely ours); oldest first
+        self._past: dict[NodeName, bool] = {}
+        self._tickets = 0
+        # dials to come by time; those whose time has come by importance
+        self._queue: list[tuple[float, int, NodeName]] = []
+        self._ready: list[tuple[bool, int, int, NodeName]] = []
+        self._dials = 0
+        self._pruned: deque[float] = deque()
+        self.held_back = 0
+        """How many peers the share ``max_prune`` kept from being pruned the last time."""
+        # a few slots are kept for peers that were working a moment ago, so that a long list of
+        # dead addresses does not hold them up
+        self._unreserved = rules.max_dials - rules.max_dials // 8
+
+    # -- facts: discovery -------------------------------------------------------------------
+
+    def answer(self, discovery: Discovery, now: float) -> Answered:
+        """Take in an answer. A failed one changes nothing, a partial one only adds."""
+        if discovery.kind == "failed":
+            return Answered()
+        adopted: set[NodeName] = set()
+        for name in discovery.nodes:
+            if name == self._local:
+                continue
+            peer = self._get(name)
+            if peer.named_now() and peer.connected:
+                adopted.add(name)
+            if not peer.connected and not peer.dialling and peer.next_attempt is None:
+                self._schedule(peer, now)
+            peer.touch(now)
+        dropped: set[NodeName] = set()
+        if discovery.kind == "complete":
+            for name in self._peers.keys() - discovery.nodes:
+                peer = self._peers[name]
+                peer.unnamed_now(now, evidence=bool(discovery.nodes))
+                peer.touch(now)
+                if self._forget(peer, now):
+                    dropped.add(name)
+        return Answered(adopted=frozenset(adopted), dropped=frozenset(dropped))
+
+    # -- facts: the transport -----------------------------------------------------------------
+
+    def up(self, name: NodeName, now: float, *, creation: int = 0) -> bool:
+        """A peer is connected, whoever dialled. True: it is one of ours."""
+        if name == self._local:
+            return False
+        peer = self._get(name)
+        if peer.connected:
+            return False
+        peer.connected, peer.up_since, peer.creation = True, now, creation
+        peer.ups += 1
+        peer.quarantined = peer.pruning = False
+        peer.last_error = None
+        self._unschedule(peer)
+        peer.touch(now)
+        return peer.ours
+
+    def down(self, name: NodeName, reason: PeerDownReason, now: float) -> Loss | None:
+        """A peer is no longer connected. None: it was not known to be."""
+        peer = self._peers.get(name)
+        if peer is None or not peer.connected:
+            return None
+        peer.connected = False
+        ours, fresh = peer.ours, False
+        if peer.pruning:
+            peer.pruning = peer.ours = peer.named = False
+            peer.excused = True
+            self._forget(peer, now)
+            return Loss(ours=ours, reason="pruned", fresh=False)
+        peer.flaps += 1
+        stable = now - peer.up_since >= STABLE
+        if stable:
+            peer.failures = peer.refusals = 0
+            peer.lost_at = None
+        if reason in ("left", "closed_by_us"):
+            # on purpose: no haste, and whoever comes back dials by itself
+            self._schedule(peer, now + self._rules.poll_interval)
+        else:
+            if reason != "replaced":
+                fresh = peer.lost_at is None
+                if fresh:
+                    peer.lost_at = now
+                if not stable:
+                    peer.failures += 1  # a connection that does not last is no success
+            peer.silent = reason == "silent"
+            self._schedule(peer, now + self._pause(peer, now))
+        peer.touch(now)
+        self._forget(peer, now)
+        return Loss(ours=ours, reason=reason, fresh=fresh and ours)
+
+    def connected(self) -> frozenset[NodeName]:
+        """All connected peers, ours or not."""
+        return frozenset(peer.name for peer in self._peers.values() if peer.connected)
+
+    def is_connected(self, name: NodeName, *, creation: int | None = None) -> bool:
+        """Whether a peer is connected (in this incarnation)."""
+        peer = self._peers.get(name)
+        if peer is None or not peer.connected:
+            return False
+        return creation is None or peer.creation == creation
+
+    # -- facts: dials ---------------------------------------------------------------------------
+
+    def ups(self, name: NodeName) -> int:
+        """How often a peer came up: tells whether a dial had an effect."""
+        peer = self._peers.get(name)
+        return peer.ups if peer is not None else 0
+
+    def dial_ended(self, name: NodeName, now: float) -> None:
+        """A dial is over, one way or another; to be called first, once for each one taken."""
+        self._dials -= 1
+        peer = self._peers[name]  # a peer that is dialled is never forgotten
+        peer.dialling = False
+        if not peer.connected:
+            # as if it had not been tried (the outcome follows, unless the dial was cancelled), or
+            # when it was due after it came up and was lost again meanwhile
+            self._schedule(peer, now if peer.next_attempt is None else peer.next_attempt)
+        peer.touch(now)
+        self._forget(peer, now)
+
+    def failed(self, name: NodeName, error: Exception, now: float, *, silent: bool) -> bool:
+        """A dial failed, and might not the next time. True: that is news, worth a line."""
+        peer = self._peers.get(name)
+        if peer is None or peer.connected:
+            return False
+        peer.failures += 1
+        peer.silent = silent
+        peer.quarantined = False
+        peer.last_error = error
+        self._schedule(peer, now + self._pause(peer, now))
+        peer.touch(now)
+        return self._is_news(peer, error)
+
+    def refused(
+        self, name: NodeName, error: Exception, now: float, *, location: Hashable = None
+    ) -> bool:
+        """A dial was refused: quarantine. True: that is news, worth a line."""
+        peer = self._peers.get(name)
+        if peer is None or peer.connected:
+            return False
+        peer.refusals += 1
+        peer.quarantined = True
+        peer.location = location
+        peer.last_error = error
+        self._schedule(peer, now + peer.quarantine())
+        peer.touch(now)
+        return self._is_news(peer, error)
+
+    def pardon(self, name: NodeName, now: float) -> None:
+        """A quarantined peer was set up anew: dial it at once."""
+        peer = self._peers.get(name)
+        if peer is not None and peer.quarantined and not peer.dialling:
+            peer.quarantined = False
+            peer.refusals = 0
+            self._schedule(peer, now)
+            peer.touch(now)
+
+    def suspects(self) -> dict[NodeName, Hashable]:
+        """The quarantined peers whose location tells whether they were set up anew."""
+        return {
+            peer.name: peer.location
+            for peer in self._peers.values()
+            if peer.quarantined and not peer.dialling and peer.location is not None
+        }
+
+    # -- decisions ------------------------------------------------------------------------------
+
+    def force(self, now: float) -> frozenset[NodeName]:
+        """Make every wanted peer due, whatever its backoff or quarantine; those not connected."""
+        forced: set[NodeName] = set()
+        for peer in self._wanted(now):
+            if peer.connected:
+                continue
+            forced.add(peer.name)
+            if not peer.dialling:
+                self._schedule(peer, now)
+        return frozenset(forced)
+
+    def take_dials(self, now: float) -> list[NodeName]:
+        """The peers to dial now, within the free slots. Each counts as dialled from here on."""
+        while self._queue and self._queue[0][0] <= now:
+            _when, ticket, name = heappop(self._queue)
+            peer = self._peers.get(name)
+            if peer is None or peer.ticket != ticket:
+                continue
+            if not peer.is_wanted(now, self._rules.prune_after):
+                self._unschedule(peer)
+                continue
+            stranger = not peer.recently_lost(now)
+            heappush(self._ready, (stranger, peer.failures, ticket, name))
+        taken: list[NodeName] = []
+        while self._ready:
+            stranger, _failures, ticket, name = self._ready[0]
+            if self._dials >= (self._unreserved if stranger else self._rules.max_dials):
+                break
+            heappop(self._ready)
+            peer = self._peers.get(name)
+            if peer is None or peer.ticket != ticket:
+                continue
+            self._dials += 1
+            self._unschedule(peer)
+            peer.dialling = True
+            peer.touch(now)
+            taken.append(name)
+        return taken
+
+    def next_dial(self) -> float:
+        """When to ask again for dials, if nothing else happens: a time, or infinity."""
+        while self._queue:
+            when, ticket, name = self._queue[0]
+            peer = self._peers.get(name)
+            if peer is not None and peer.ticket == ticket:
+                return when
+            heappop(self._queue)
+        return math.inf
+
+    def take_prunes(
+        self,
+        now: float,
+        *,
+        visible: Collection[str] | None = None,
+        held: Callable[[NodeName], bool] = lambda _name: False,
+    ) -> list[NodeName]:
+        """The peers to disconnect now, longest missing first.
+
+        Args:
+          now: the clock's reading.
+          visible: for ``prune="all"`` the peers that are not hidden; None means all.
+          held: whether another barnacle on the transport names the peer.
+        """
+        rules = self._rules
+        self.held_back = 0
+        if rules.prune == "never":
+            return []
+        while self._pruned and now - self._pruned[0] >= rules.prune_after:
+            self._pruned.popleft()
+
+        def concerns(peer: Peer) -> bool:
+            if not peer.connected or peer.excused:
+                return False
+            return peer.ours or (rules.prune == "all" and (visible is None or peer.name in visible))
+
+        concerned = [peer for peer in self._peers.values() if concerns(peer)]
+        gone = [peer for peer in concerned if self._is_gone(peer, now) and not held(peer.name)]
+        gone.sort(key=lambda peer: (peer.missing_since, peer.name))
+        allowed = max(0, self._allowance(len(concerned)) - len(self._pruned))
+        self.held_back = max(0, len(gone) - allowed)
+        for peer in gone[:allowed]:
+            peer.pruning = True
+        return [peer.name for peer in gone[:allowed]]
+
+    def prune_ended(self, name: NodeName, now: float) -> bool:
+        """A disconnect is over. True: it worked, and counts against ``max_prune``."""
+        peer = self._peers.get(name)
+        if peer is not None and peer.connected and peer.pruning:
+            peer.pruning = False
+            return False
+        self._pruned.append(now)
+        return True
+
+    def _allowance(self, connected: int) -> int:
+        # the share of what was there when the window began; one may always go, or the last stale
+        # peer would stay for ever
+        if not self._rules.max_prune:
+            return 0
+        return max(1, math.floor(self._rules.max_prune * (connected + len(self._pruned))))
+
+    # -- views ----------------------------------------------------------------------------------
+
+    def nodes(self) -> frozenset[NodeName]:
+        """The connected peers that are ours."""
+        return frozenset(peer.name for peer in self._peers.values() if peer.connected and peer.ours)
+
+    def holds(self, name: NodeName, now: float) -> bool:
+        """Whether this plan's strategy names the peer, or did so not long ago."""
+        peer = self._peers.get(name)
+        if peer is None or not peer.ours:
+            return False
+        return peer.named or not self._is_gone(peer, now)
+
+    def misses_lost_peers(self, now: float) -> bool:
+        """Whether a peer that was connected before is wanted and is not back yet."""
+        return any(peer.ups and not peer.connected for peer in self._wanted(now))
+
+    def errors(self, now: float) -> dict[str, Exception]:
+        """Why wanted peers are not connected, of those whose last dial failed."""
+        return {
+            peer.name: peer.last_error
+            for peer in self._wanted(now)
+            if not peer.connected and peer.last_error is not None
+        }
+
+    def status(self) -> dict[NodeName, PeerStatus]:
+        """How each of our peers stands."""
+        return {peer.name: peer.status() for peer in self._peers.values() if peer.ours}
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _get(self, name: NodeName) -> Peer:
+        peer = self._peers.get(name)
+        if peer is None:
+            pruned = self._past.pop(name, None)
+            peer = self._peers[name] = Peer(name)
+            if pruned is not None:
+                peer.ours, peer.excused = not pruned, pruned
+        return peer
+
+    def _wanted(self, now: float) -> Iterator[Peer]:
+        after = self._rules.prune_after
+        return (peer for peer in self._peers.values() if peer.is_wanted(now, after))
+
+    def _forget(self, peer: Peer, now: float) -> bool:
+        """Drop the record of a peer that is neither connected, dialled nor wanted."""
+        if peer.connected or peer.dialling or peer.is_wanted(now, self._rules.prune_after):
+            return False
+        del self._peers[peer.name]
+        if peer.ours or peer.excused:
+            self._past[peer.name] = peer.excused
+            if len(self._past) > MAX_PAST:
+                del self._past[next(iter(self._past))]
+        return True
+
+    def _is_gone(self, peer: Peer, now: float) -> bool:
+        return peer.is_gone(now, after=self._rules.prune_after, answers=self._rules.prune_answers)
+
+    def _pause(self, peer: Peer, now: float) -> float:
+        return peer.pause(now, self._rules.poll_interval, self._rng())
+
+    def _schedule(self, peer: Peer, when: float) -> None:
+        self._tickets += 1
+        peer.ticket, peer.next_attempt = self._tickets, when
+        if peer.dialling:
+            return  # see `dial_ended`
+        heappush(self._queue, (when, peer.ticket, peer.name))
+
+    def _unschedule(self, peer: Peer) -> None:
+        peer.ticket, peer.next_attempt = 0, None
+
+    def _is_news(self, peer: Peer, error: Exception) -> bool:
+        told = (peer.state, type(error), peer.flaps)
+        if told == peer.told:
+            return False
+        peer.told = told
+        return True
