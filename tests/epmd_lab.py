@@ -6,8 +6,9 @@ import random
 import shutil
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
@@ -168,3 +169,62 @@ async def open_beam(erlang: Erlang, name: str, epmd_port: int, *flags: str) -> A
             await process.wait()
         await beam._stdin.aclose()
         await beam._stdout.aclose()
+
+
+# Registers one node, tells its creation, and leaves when its standard input ends.
+_NODE = """
+import signal, sys, trio
+from functools import partial
+from barnacle_trio import _names
+from barnacle_trio.epmd import Epmd
+
+async def main(name, port, mapper_port):
+    async with trio.open_nursery() as nursery:
+        serve = partial(
+            Epmd(port=mapper_port).serve_registration,
+            _names.NodeName(name), port=port, hidden=False, addresses=["127.0.0.1"],
+        )
+        print(await nursery.start(serve), flush=True)
+        await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
+        nursery.cancel_scope.cancel()
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+trio.run(main, sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+"""
+
+
+@asynccontextmanager
+async def open_python_node(name: str, port: int, epmd_port: int) -> AsyncIterator[trio.Process]:
+    """A node of another Python process that is registered, until the block ends."""
+    command = [sys.executable, "-c", _NODE, name, str(port), str(epmd_port)]
+    process = await trio.lowlevel.open_process(
+        command, stdin=PIPE, stdout=PIPE, cwd=Path(__file__).parent.parent
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        with trio.fail_after(PATIENCE):
+            assert (await process.stdout.receive_some()).strip().isdigit()
+        yield process
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+        await process.stdin.aclose()
+        await process.stdout.aclose()
+
+
+def processes_listening_at(port: int) -> set[int]:
+    """The processes that hold a listening socket of a port."""
+    inodes = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            _number, local, _peer, state, *rest = line.split()
+            if state == "0A" and int(local.rpartition(":")[2], 16) == port:
+                inodes.add(f"socket:[{rest[5]}]")
+    holders = set()
+    for fd in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # gone meanwhile, or another user's
+            if str(fd.readlink()) in inodes:
+                holders.add(int(fd.parts[2]))
+    return holders

@@ -371,7 +371,8 @@ async def test_thousands_of_garbage_connections_leave_nothing_behind(
     nursery: trio.Nursery,
 ) -> None:
     server = _server.EpmdServer(0)
-    port = await nursery.start(server.run)
+    nursery.start_soon(server.run)
+    port = server.port
     garbage = [b"", b"\0", b"\0\0", b"\xff\xff", framed(b"?"), framed(b"x" * 2000), b"\0\x10x"]
 
     async def attack(count: int) -> None:
@@ -397,12 +398,12 @@ async def test_thousands_of_garbage_connections_leave_nothing_behind(
     try:
         await settle()
         start, _peak = tracemalloc.get_traced_memory()
-        await attack(2000)
+        await attack(1400)
         assert await settle() == before
         end, _peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert server.dropped > 1000
+    assert server.dropped > 700
     assert end - start < 200_000  # bytes
 
 
@@ -413,7 +414,8 @@ async def test_loopback_is_served_in_both_families_and_other_addresses_on_demand
     nursery: trio.Nursery,
 ) -> None:
     server = _server.EpmdServer(0)
-    port = await nursery.start(server.run)
+    nursery.start_soon(server.run)
+    port = server.port
     assert server.addresses == {"127.0.0.1", "::1"}
     with pytest.raises(OSError, match="connect"):
         await trio.open_tcp_stream("127.0.0.2", port)
@@ -431,7 +433,8 @@ async def test_names_and_waiting_connections_outlast_a_change_to_the_wildcard(
     nursery: trio.Nursery,
 ) -> None:
     server = _server.EpmdServer(0)
-    port = await nursery.start(server.run)
+    nursery.start_soon(server.run)
+    port = server.port
     holder, _answer = await register(port, alive(b"kept"))
     async with holder:
         with socket.create_connection(("127.0.0.1", port)) as waiting:
@@ -451,7 +454,8 @@ async def test_a_successor_goes_on_with_every_name_and_every_waiting_connection(
     nursery: trio.Nursery,
 ) -> None:
     old = _server.EpmdServer(0)
-    port = await nursery.start(old.run)
+    nursery.start_soon(old.run)
+    port = old.port
     kept, answer = await register(port, alive(b"kept", extra=b"more"))
     ended, _answer = await register(port, alive(b"ended"))
     late, _answer = await register(port, alive(b"late"))
@@ -462,7 +466,7 @@ async def test_a_successor_goes_on_with_every_name_and_every_waiting_connection(
         await waiting.send_all(framed(b"zkept"))
         new = _server.EpmdServer(port, estate=estate)
         async with trio.open_nursery() as successor:
-            await successor.start(new.run)
+            successor.start_soon(new.run)
             assert (await read_all(waiting)).endswith(b"kept\0\4more")
             assert [each.name for each in new.entries] == ["late", "kept"]
             stream, again = await register(port, alive(b"third"))

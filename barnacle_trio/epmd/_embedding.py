@@ -133,6 +133,7 @@ class Embedding:
                 estate = await self._server.hand_over()
             finally:
                 self._serving.cancel("the node leaves")
+        await trio.lowlevel.checkpoint()
         if estate is None:
             return
         # Asked for now, and not before: what was awaited may have seen neighbours leave.

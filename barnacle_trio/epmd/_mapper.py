@@ -6,7 +6,7 @@ import logging
 import random
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, Protocol
 
 import trio
@@ -19,7 +19,13 @@ from barnacle_trio._errors import (
 )
 from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import NodeName
-from barnacle_trio.epmd._client import lookup, mapper_port, names, open_registration
+from barnacle_trio.epmd._client import (
+    Registration,
+    lookup,
+    mapper_port,
+    names,
+    open_registration,
+)
 from barnacle_trio.epmd._embedding import Embedding, open_embedding
 
 logger = logging.getLogger("barnacle_trio.epmd")
@@ -123,10 +129,25 @@ class Epmd(PortMapper):
         When the port mapper in use ends, the name is registered again: at once, then every 0.1
         to 0.5 s, for ever. See `PortMapper`.
         """
+        started = False
         async with self._open_embedding(name, port, addresses) as embedding:
             self._registered[name] = port
             try:
-                await self._keep_registered(name, port, hidden, embedding, task_status)
+                while True:
+                    async with AsyncExitStack() as stack:
+                        registration = await self._register(
+                            stack, name, port, hidden, embedding, again=started
+                        )
+                        if started:
+                            logger.info("%s is registered again", name)
+                        else:
+                            started = True
+                            task_status.started(_creation(registration.creation))
+                        since = trio.current_time()
+                        await registration.wait_lost()
+                    logger.info("the port mapper that knew %s is gone", name)
+                    if trio.current_time() - since < _STABLE:
+                        await trio.sleep(_pause())
             finally:
                 del self._registered[name]
 
@@ -155,63 +176,57 @@ class Epmd(PortMapper):
         async with open_embedding(self._port, node=node, addresses=addresses) as embedding:
             yield embedding
 
-    async def _keep_registered(
+    async def _register(
         self,
+        stack: AsyncExitStack,
         name: NodeName,
         port: int,
         hidden: bool,
         embedding: Embedding | None,
-        task_status: trio.TaskStatus[int],
-    ) -> None:
+        *,
+        again: bool,
+    ) -> Registration:
+        """Register, and try for ever if it is not for the first time."""
         complaints = RateLimited(logger, every=60.0)
         began = trio.current_time()
-        started = False
         attempts = 0
         while True:
+            attempts += 1
             try:
-                async with open_registration(
-                    name.basename, port, port=self._port, hidden=hidden
-                ) as registration:
-                    if embedding is not None:
-                        embedding.listen_for_neighbours()
-                    if started:
-                        logger.info("%s is registered again", name)
-                    else:
-                        started = True
-                        task_status.started(_creation(registration.creation))
-                    since = trio.current_time()
-                    await registration.wait_lost()
-                logger.info("the port mapper that knew %s is gone", name)
-                if trio.current_time() - since >= _STABLE:
-                    attempts = 0
-                    continue
+                registration = await stack.enter_async_context(
+                    open_registration(name.basename, port, port=self._port, hidden=hidden)
+                )
             except (NameTakenError, RemoteProtocolError) as error:
-                if not started:
+                if not again:
                     raise
                 complaints.warning("%s cannot be registered again yet: %s", name, error)
             except PeerUnreachable as error:
-                mended = self._try_serve(embedding, error, started=started)
-                if mended and attempts == 0:
-                    attempts += 1
+                served = self._try_serve(embedding, error, again=again)
+                if served and attempts == 1:
                     continue
-                if not started and trio.current_time() - began >= START_DEADLINE:
+                if not again and trio.current_time() - began >= START_DEADLINE:
                     raise
-                complaints.warning("%s cannot be registered yet: %s", name, error)
+                if attempts > 1:
+                    complaints.warning("%s cannot be registered yet: %s", name, error)
+            else:
+                if embedding is not None:
+                    embedding.listen_for_neighbours()
+                return registration
             # Whoever bound the port before us answers in a moment; later tries are spread out.
-            await trio.sleep(random.uniform(0.1, 0.5) if attempts else random.uniform(0.01, 0.05))
-            attempts += 1
+            await trio.sleep(_pause() / 10 if attempts == 1 else _pause())
 
     def _try_serve(
-        self, embedding: Embedding | None, error: PeerUnreachable, *, started: bool
+        self, embedding: Embedding | None, error: PeerUnreachable, *, again: bool
     ) -> bool:
+        """Whether this process serves the port now; the first registration fails if it cannot."""
         try:
             if embedding is not None:
                 return embedding.try_serve()
         except OSError as fault:
-            if not started:
+            if not again:
                 raise PeerUnreachable(f"{error}, and none can be run here: {fault}") from fault
             logger.debug("no port mapper can be run here: %s", fault)
-        if embedding is None and not started:
+        if embedding is None and not again:
             raise error
         return False
 
@@ -269,6 +284,11 @@ class FixedPort(PortMapper):
         """
         await trio.lowlevel.checkpoint()
         raise ConfigurationError("with a fixed port there is no port mapper that knows names")
+
+
+def _pause() -> float:
+    """Seconds until the next try; those who lost the same port mapper should not come at once."""
+    return random.uniform(0.1, 0.5)
 
 
 def _creation(given: int) -> int:

@@ -151,8 +151,11 @@ class EpmdServer:
                 self._add(listen(listener.address, self.port))
             raise
 
-    async def run(self, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve for ever; ``started`` gives the port. If cancelled, everything is closed."""
+    async def run(self) -> None:
+        """Serve for ever. If cancelled, everything is closed.
+
+        The port can be asked from the beginning on: until this runs, connections wait.
+        """
         try:
             async with trio.open_nursery() as self._handlers:
                 for connection in self._adopted:
@@ -160,7 +163,6 @@ class EpmdServer:
                 async with trio.open_nursery() as self._accepting:
                     for listener in self._listeners:
                         self._accepting.start_soon(self._accept, listener)
-                    task_status.started(self.port)
                     await trio.sleep_forever()
                 # Moving: what is held is held on until `run` is cancelled.
                 await trio.sleep_forever()
@@ -229,10 +231,11 @@ class EpmdServer:
             await trio.aclose_forcefully(stream)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
+        await trio.lowlevel.checkpoint()
         try:
             address = stream.socket.getpeername()[0]
-        except OSError:
-            return  # gone already
+        except OSError:  # gone already
+            return
         connection = _Connection(stream, address)
         if not self._make_room(connection):
             self._drop(address, "too many connections at once")
@@ -273,12 +276,13 @@ class EpmdServer:
 
     async def _converse(self, connection: _Connection) -> None:
         stream, cutter = connection.stream, RequestCutter()
-        body: bytes | None = None
-        while body is None:
+        while True:
             data = await stream.receive_some(4096)
             if not data:
                 return
             body = cutter.feed(data)
+            if body is not None:
+                break
         answer = self._answer(parse_request(body), connection)
         if answer:
             await stream.send_all(answer)
@@ -405,6 +409,7 @@ async def serve_epmd(
                 server.listen(address)
             except ValueError as error:
                 raise ConfigurationError(f"addresses must be literal ones: {error}") from error
-        await server.run(task_status=task_status)
+        task_status.started(server.port)
+        await server.run()
     finally:
         server.close()

@@ -1,0 +1,503 @@
+"""Registrations that outlive their port mapper."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from barnacle_trio import _errors
+from barnacle_trio._names import NodeName
+from barnacle_trio.epmd import Epmd, FixedPort, PortMapper, _embedding, _mapper, names
+from tests.epmd_lab import (
+    PATIENCE,
+    alive,
+    connect,
+    framed,
+    free_port,
+    open_beam,
+    open_python_node,
+    processes_listening_at,
+    real_epmd,
+)
+from tests.erlang import ERLANGS, Erlang
+
+
+class Member:
+    """A node of this process, as far as the port mapper is concerned."""
+
+    def __init__(self, creation: int, scope: trio.CancelScope) -> None:
+        self.creation = creation
+        self.scope = scope
+
+
+@asynccontextmanager
+async def open_member(
+    mapper: PortMapper, name: str, port: int, addresses: Sequence[str] = ("127.0.0.1",)
+) -> AsyncIterator[Member]:
+    async with trio.open_nursery() as nursery:
+        serve = partial(
+            mapper.serve_registration,
+            NodeName(name),
+            port=port,
+            hidden=False,
+            addresses=addresses,
+        )
+        creation: int = await nursery.start(serve)
+        yield Member(creation, nursery.cancel_scope)
+        nursery.cancel_scope.cancel()
+
+
+async def names_become(port: int, expected: dict[str, int], *, within: float = PATIENCE) -> None:
+    """Wait for exactly these names."""
+    told: object = None
+    with trio.move_on_after(within):
+        while True:
+            try:
+                told = await names(port=port)
+            except _errors.PeerUnreachable as error:
+                told = error
+            if told == expected:
+                return
+            await trio.sleep(0.01)
+    pytest.fail(f"expected {expected}, last seen: {told}")
+
+
+async def names_are(port: int, *expected: str) -> None:
+    """Wait for these names, wherever they listen."""
+    with trio.fail_after(PATIENCE):
+        while (await names(port=port)).keys() != set(expected):
+            await trio.lowlevel.checkpoint()
+
+
+async def nobody_serves(port: int) -> None:
+    with trio.fail_after(PATIENCE):
+        while True:
+            try:
+                await names(port=port)
+            except _errors.PeerUnreachable:
+                return
+            await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def never_missing(port: int, *expected: str) -> AsyncIterator[None]:
+    """All the time, every query is answered and lists these names."""
+    queries = 0
+
+    async def watch() -> None:
+        nonlocal queries
+        while True:
+            assert set(expected) <= (await names(port=port)).keys()
+            queries += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        yield
+        enough = queries + 3
+        with trio.fail_after(PATIENCE):
+            while queries < enough:
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+
+
+# --- in one process -----------------------------------------------------------------------------
+
+
+async def test_where_no_port_mapper_answers_a_node_runs_one_and_frees_its_name_by_leaving() -> None:
+    port = free_port()
+    async with open_member(Epmd(port=port), "one@127.0.0.1", 1111) as member:
+        assert 4 <= member.creation < 2**32
+        assert await names(port=port) == {"one": 1111}
+        assert await Epmd(port=port).lookup(NodeName("one@127.0.0.1")) == 1111
+        assert await Epmd(port=port).lookup(NodeName("one@::1")) == 1111
+        assert await Epmd(port=port).names("localhost") == {"one": 1111}
+        assert processes_listening_at(port) == {os.getpid()}
+    with pytest.raises(_errors.PeerUnreachable):
+        await names(port=port)
+
+
+async def test_a_second_node_uses_the_first_ones_and_goes_on_with_it_without_a_gap() -> None:
+    port = free_port()
+    async with (
+        open_member(Epmd(port=port), "one@127.0.0.1", 1111) as one,
+        open_member(Epmd(port=port), "two@127.0.0.1", 2222) as two,
+        open_member(Epmd(port=port), "three@127.0.0.1", 3333),
+    ):
+        assert await names(port=port) == {"one": 1111, "two": 2222, "three": 3333}
+        assert len({one.creation, two.creation}) == 2
+        async with never_missing(port, "three"):
+            async with never_missing(port, "two"):
+                one.scope.cancel()
+                await names_become(port, {"two": 2222, "three": 3333})
+            two.scope.cancel()
+            await names_become(port, {"three": 3333})
+    await nobody_serves(port)
+
+
+async def test_nodes_that_leave_together_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(_estate: object) -> None:
+        pytest.fail("nobody was left to go on for")
+
+    monkeypatch.setattr(_embedding, "hand_to_detached", never)
+    port = free_port()
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            for number in range(4):
+                serve = partial(
+                    Epmd(port=port).serve_registration,
+                    NodeName(f"n{number}@127.0.0.1"),
+                    port=1000 + number,
+                    hidden=False,
+                    addresses=["127.0.0.1"],
+                )
+                await nursery.start(serve)
+            assert len(await names(port=port)) == 4
+            scope.cancel()
+    with pytest.raises(_errors.PeerUnreachable):
+        await names(port=port)
+
+
+async def test_a_taken_name_is_refused_plainly() -> None:
+    port = free_port()
+    async with open_member(Epmd(port=port), "one@127.0.0.1", 1111), trio.open_nursery() as nursery:
+        serve = partial(
+            Epmd(port=port).serve_registration,
+            NodeName("one@127.0.0.1"),
+            port=2222,
+            hidden=False,
+            addresses=[],
+        )
+        with pytest.raises(_errors.NameTakenError, match="'one' is taken"):
+            await nursery.start(serve)
+        assert await names(port=port) == {"one": 1111}
+
+
+async def test_lookups_are_answered_where_nodes_of_this_process_can_be_reached() -> None:
+    port = free_port()
+    here = NodeName("one@127.0.0.1"), NodeName("one@127.0.0.2"), NodeName("one@127.0.0.3")
+    mapper = Epmd(port=port)
+    async with open_member(mapper, "one@127.0.0.2", 1111, ["127.0.0.2"]):
+        assert [await mapper.lookup(name) for name in here[:2]] == [1111, 1111]
+        with pytest.raises(_errors.PeerUnreachable, match="no port mapper answers"):
+            await mapper.lookup(here[2])
+        async with open_member(Epmd(port=port), "two@127.0.0.3", 2222, ["127.0.0.3"]):
+            assert [await mapper.lookup(name) for name in here] == [1111] * 3
+
+
+async def test_a_foreign_registration_opens_all_addresses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("ERL_EPMD_ADDRESS", "127.0.0.2, 127.0.0.3")
+    async with open_member(Epmd(port=port), "one@127.0.0.1", 1111) as member:
+        with pytest.raises(_errors.PeerUnreachable):
+            await names("127.0.0.2", port)
+        async with await connect(port) as foreign:
+            await foreign.send_all(framed(alive(b"beam")))
+            await foreign.receive_some()
+            for host in ("127.0.0.2", "127.0.0.3"):
+                assert await names(host, port) == {"one": 1111, "beam": 1234}
+            with pytest.raises(_errors.PeerUnreachable):
+                await names("127.0.0.4", port)
+            monkeypatch.delenv("ERL_EPMD_ADDRESS")
+            async with await connect(port) as another:
+                await another.send_all(framed(alive(b"other")))
+                await another.receive_some()
+                assert (await names("127.0.0.4", port))["beam"] == 1234
+            await foreign.aclose()
+            await names_become(port, {"one": 1111})
+        member.scope.cancel()
+
+
+async def test_an_unknown_peer_is_unreachable_and_our_own_port_is_no_peers() -> None:
+    port = free_port()
+    mapper = Epmd(port=port)
+    async with open_member(mapper, "one@127.0.0.1", 1111):
+        with pytest.raises(_errors.PeerUnreachable, match="not registered"):
+            await mapper.lookup(NodeName("two@127.0.0.1"))
+        async with await connect(port) as liar:
+            await liar.send_all(framed(alive(b"two", 1111)))
+            await liar.receive_some()
+            with pytest.raises(_errors.RemoteProtocolError, match="that of one@127"):
+                await mapper.lookup(NodeName("two@127.0.0.1"))
+
+
+async def test_what_cannot_be_asked_for() -> None:
+    for wrong in (0, -1, 65536):
+        with pytest.raises(_errors.ConfigurationError):
+            Epmd(port=wrong)
+        with pytest.raises(_errors.ConfigurationError):
+            FixedPort(wrong)
+
+
+async def test_a_fixed_port_needs_no_port_mapper() -> None:
+    mapper = FixedPort(9100)
+    assert mapper.fixed == 9100
+    assert Epmd(port=4369).fixed is None
+    assert await mapper.lookup(NodeName("any@example.org")) == 9100
+    with pytest.raises(_errors.ConfigurationError):
+        await mapper.names("127.0.0.1")
+    creations = set()
+    for _ in range(5):
+        async with open_member(mapper, "one@127.0.0.1", 9100) as member:
+            creations.add(member.creation)
+    assert len(creations) == 5
+    assert all(4 <= creation < 2**32 for creation in creations)
+    async with trio.open_nursery() as nursery:
+        serve = partial(
+            mapper.serve_registration,
+            NodeName("one@127.0.0.1"),
+            port=9101,
+            hidden=False,
+            addresses=[],
+        )
+        with pytest.raises(_errors.ConfigurationError, match="9100"):
+            await nursery.start(serve)
+
+
+# --- beside a port mapper of somebody else ------------------------------------------------------
+
+
+async def test_without_a_port_mapper_and_without_running_one_a_node_does_not_start() -> None:
+    async with trio.open_nursery() as nursery:
+        serve = partial(
+            Epmd(port=free_port(), embed=False).serve_registration,
+            NodeName("one@127.0.0.1"),
+            port=1111,
+            hidden=False,
+            addresses=[],
+        )
+        with pytest.raises(_errors.PeerUnreachable, match="no port mapper answers"):
+            await nursery.start(serve)
+
+
+async def test_a_mute_holder_of_the_port_ends_the_start(
+    monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    monkeypatch.setattr("barnacle_trio.epmd._client.QUERY_DEADLINE", 0.2)
+    monkeypatch.setattr(_mapper, "START_DEADLINE", 0.1)
+    port: int = (await nursery.start(trio.serve_tcp, _mute, 0))[0].socket.getsockname()[1]
+    with pytest.raises(_errors.PeerUnreachable, match="did not answer"):
+        await nursery.start(
+            partial(
+                Epmd(port=port).serve_registration,
+                NodeName("one@127.0.0.1"),
+                port=1111,
+                hidden=False,
+                addresses=[],
+            )
+        )
+    nursery.cancel_scope.cancel()
+
+
+async def _mute(_stream: trio.SocketStream) -> None:
+    await trio.sleep_forever()
+
+
+async def test_otps_epmd_is_used_and_when_it_dies_a_node_takes_its_place() -> None:
+    port = free_port()
+    async with (
+        real_epmd(port) as epmd,
+        open_member(Epmd(port=port), "one@127.0.0.1", 1111) as one,
+        open_member(Epmd(port=port), "two@127.0.0.1", 2222),
+        open_python_node("three@127.0.0.1", 3333, port),
+    ):
+        everybody = {"one": 1111, "two": 2222, "three": 3333}
+        assert await names(port=port) == everybody
+        assert processes_listening_at(port) == {epmd.pid}
+        assert one.creation >= 4
+        epmd.kill()
+        await epmd.wait()
+        await names_become(port, everybody, within=2)
+        assert len(processes_listening_at(port)) == 1
+
+
+async def test_without_running_one_a_node_waits_until_the_port_mapper_is_back() -> None:
+    port = free_port()
+    async with (
+        real_epmd(port) as epmd,
+        open_member(Epmd(port=port, embed=False), "one@127.0.0.1", 1111),
+    ):
+        epmd.kill()
+        await nobody_serves(port)
+        for _ in range(2):
+            async with real_epmd(port):
+                await names_become(port, {"one": 1111}, within=1.5)
+            await nobody_serves(port)
+
+
+async def test_an_old_entry_not_yet_dropped_is_waited_for(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port()
+    refusals = 0
+
+    async def flawed(stream: trio.SocketStream) -> None:
+        nonlocal refusals
+        request = await stream.receive_some()
+        if request[2:3] == b"x" and 0 < refusals < 5:
+            refusals += 1
+            await stream.send_all(bytes.fromhex("760100000063"))
+            return
+        refusals += 1
+        await stream.send_all(bytes.fromhex("760000001000"))
+        if refusals > 1:
+            registered.set()
+            await trio.sleep_forever()
+
+    registered = trio.Event()
+    await nursery.start(partial(trio.serve_tcp, flawed, port, host="127.0.0.1"))
+    async with open_member(Epmd(port=port), "one@127.0.0.1", 1111) as member:
+        assert member.creation == 0x1000
+        with trio.fail_after(PATIENCE):
+            await registered.wait()
+    assert refusals == 6
+    assert caplog.text.count("cannot be registered again yet") == 1
+
+
+# --- several processes --------------------------------------------------------------------------
+
+
+async def test_when_the_process_that_serves_is_killed_the_others_go_on() -> None:
+    port = free_port()
+    async with (
+        open_python_node("one@127.0.0.1", 1111, port) as serving,
+        open_python_node("two@127.0.0.1", 2222, port),
+        open_python_node("three@127.0.0.1", 3333, port),
+        open_member(Epmd(port=port), "four@127.0.0.1", 4444),
+    ):
+        assert processes_listening_at(port) == {serving.pid}
+        serving.kill()
+        others = {"two": 2222, "three": 3333, "four": 4444}
+        await names_become(port, others, within=2)
+        assert len(processes_listening_at(port)) == 1
+
+
+@pytest.mark.parametrize("erlang", ERLANGS, ids=str)
+async def test_a_beam_stays_registered_when_the_node_that_served_it_leaves(erlang: Erlang) -> None:
+    port = free_port()
+    async with trio.open_nursery() as nursery:
+        async with open_member(Epmd(port=port), "one@127.0.0.1", 1111) as one:
+            beam = await nursery.start(_beam, erlang, "beam@127.0.0.1", port)
+            assert set(await names(port=port)) == {"one", "beam"}
+            async with never_missing(port, "beam"):
+                one.scope.cancel()
+                await names_are(port, "beam")
+        (successor,) = processes_listening_at(port)
+        _is_detached(successor)
+        async with open_beam(erlang, "other@127.0.0.1", port) as other:
+            assert await other.eval("net_adm:ping('beam@127.0.0.1').") == "pong"
+        async with open_member(Epmd(port=port), "one@127.0.0.1", 1111):
+            assert set(await names(port=port)) == {"one", "beam"}
+        await beam.kill()
+        await nobody_serves(port)
+        with trio.fail_after(PATIENCE):
+            while await trio.Path(f"/proc/{successor}").exists():
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+
+
+async def _beam(erlang: Erlang, name: str, port: int, task_status: trio.TaskStatus[object]) -> None:
+    async with open_beam(erlang, name, port) as beam:
+        task_status.started(beam)
+        await trio.sleep_forever()
+
+
+def _is_detached(pid: int) -> None:
+    process = Path(f"/proc/{pid}")
+    assert str((process / "cwd").readlink()) == "/"
+    for standard in range(3):
+        assert str((process / "fd" / str(standard)).readlink()) == os.devnull
+    assert os.getsid(pid) != os.getsid(0)
+    parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+    assert int(parent) != os.getpid()
+
+
+async def test_a_node_of_another_process_stays_registered_when_ours_leaves() -> None:
+    port = free_port()
+    async with trio.open_nursery() as nursery:
+        async with open_member(Epmd(port=port), "one@127.0.0.1", 1111) as one:
+            other = open_python_node("two@127.0.0.1", 2222, port)
+            process = await nursery.start(_hold, other)
+            async with never_missing(port, "two"):
+                one.scope.cancel()
+                await names_become(port, {"two": 2222})
+        (successor,) = processes_listening_at(port)
+        assert successor not in {os.getpid(), process.pid}
+        os.kill(successor, signal.SIGKILL)
+        await names_become(port, {"two": 2222}, within=2)
+        assert processes_listening_at(port) == {process.pid}
+        nursery.cancel_scope.cancel()
+
+
+async def _hold(
+    manager: AbstractAsyncContextManager[object], *, task_status: trio.TaskStatus[object]
+) -> None:
+    async with manager as value:
+        task_status.started(value)
+        await trio.sleep_forever()
+
+
+async def test_an_interrupted_program_hands_over_too() -> None:
+    port = free_port()
+    async with (
+        open_python_node("one@127.0.0.1", 1111, port) as serving,
+        open_beam(ERLANGS[-1], "beam@127.0.0.1", port),
+    ):
+        assert (await names(port=port)).keys() == {"one", "beam"}
+        async with never_missing(port, "beam"):
+            serving.send_signal(signal.SIGINT)
+            with trio.fail_after(PATIENCE):
+                await serving.wait()
+        await names_are(port, "beam")
+    await nobody_serves(port)
+
+
+async def test_a_lone_beam_comes_back_to_whoever_serves_next() -> None:
+    port = free_port()
+    async with (
+        open_python_node("one@127.0.0.1", 1111, port) as serving,
+        open_beam(ERLANGS[-1], "beam@127.0.0.1", port) as beam,
+    ):
+        before = await beam.eval("erlang:system_info(creation).")
+        serving.kill()
+        await serving.wait()
+        async with open_member(Epmd(port=port), "two@127.0.0.1", 2222):
+            await names_are(port, "beam", "two")
+            assert await beam.eval("erlang:system_info(creation).") == before
+            await beam.kill()
+            await names_become(port, {"two": 2222})
+
+
+@pytest.mark.parametrize("fault", ["no interpreter", "not started", "fails", "hangs"])
+async def test_where_nobody_can_go_on_that_is_told_and_names_are_freed_in_time(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec sleep 60\n" if fault == "hangs" else "#!/bin/sh\nexit 3\n")
+    program.chmod(0o755)
+    wrong = {"no interpreter": "", "not started": str(tmp_path / "nothing")}
+    monkeypatch.setattr(sys, "executable", wrong.get(fault, str(program)))
+    monkeypatch.setattr(_embedding, "LEAVE_DEADLINE", 0.5)
+    port = free_port()
+    async with open_member(Epmd(port=port), "one@127.0.0.1", 1111) as one:
+        foreign = await connect(port)
+        await foreign.send_all(framed(alive(b"beam")))
+        await foreign.receive_some()
+        began = trio.current_time()
+        one.scope.cancel()
+    assert trio.current_time() - began < 2
+    async with foreign:
+        with trio.fail_after(PATIENCE):
+            assert await foreign.receive_some() == b""
+    assert "could not be handed over" in caplog.text
+    with pytest.raises(_errors.PeerUnreachable):
+        await names(port=port)
