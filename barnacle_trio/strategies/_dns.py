@@ -39,9 +39,13 @@ def dns(
 
     All queries and record types are asked for at once. No records of any type is a complete, empty
     answer. A name that does not exist, a server that fails, refuses or stays silent is a failed
-    one, and what the others answered makes it partial. Addresses are written as Erlang writes
-    them; the unspecified, multicast and broadcast ones (a blocked name, a slip in a zone) are
-    left out and logged, the answer stays complete. Nothing is cached here.
+    one, and what the others answered makes it partial. (A server that denies a name for one type
+    and has records of it for another contradicts itself: the records count, and are complete.)
+
+    Addresses are written as Erlang writes them. The unspecified, multicast and broadcast ones (a
+    blocked name, a slip in a zone) are left out and logged; the answer stays complete. The local
+    node's own address is not left out. Only the DNS is asked, not ``/etc/hosts``, and nothing is
+    cached here.
 
     Args:
       queries: DNS names; with a dot at the end they are taken as they are, without one the search
