@@ -31,7 +31,8 @@ u16 = Struct("!H").unpack_from
 u32 = Struct("!I").unpack_from
 _U64 = Struct("!Q").unpack_from
 _NEW_PID = Struct("!III").unpack_from
-_OLD_PID = Struct("!IIB").unpack_from
+_TWO = Struct("!II").unpack_from
+_I32 = Struct("!i").unpack_from
 _FLOAT_TEXT = re.compile(rb"[+-]?[0-9]+\.[0-9]+(?:[eE][+-]?[0-9]+)?")
 
 # Atoms and pids recur, so the decoder knows them by their bytes without looking inside. A peer
@@ -184,40 +185,54 @@ def _new_pid(data: bytes, place: int, room: Room) -> tuple[Pid, int]:
 
 def _old_pid(data: bytes, place: int, room: Room) -> tuple[Pid, int]:
     node, place = read_atom(data, place, room)
-    return Pid(node, *_OLD_PID(data, place)), place + 9
+    number, serial = _TWO(data, place)
+    return Pid(node, number, serial, _old_creation(data, place + 8)), place + 9
+
+
+def _old_creation(data: bytes, place: int) -> int:
+    """The creation in the forms that have one byte for it, of which two bits were ever used."""
+    creation = data[place]
+    if creation > 3:
+        raise DecodeError(f"a creation of {creation} in a form that has two bits for it")
+    return creation
 
 
 def _newer_reference(data: bytes, place: int, room: Room) -> tuple[Reference, int]:
     node, start = read_atom(data, place + 2, room)
-    return _reference(data, place, node, u32(data, start)[0], start + 4)
+    ids, end = _words(data, place, start + 4)
+    return Reference(node, u32(data, start)[0], ids), end
 
 
 def _new_reference(data: bytes, place: int, room: Room) -> tuple[Reference, int]:
     node, start = read_atom(data, place + 2, room)
-    return _reference(data, place, node, data[start], start + 1)
+    ids, end = _words(data, place, start + 1)
+    return _old_style(node, _old_creation(data, start), ids), end
 
 
-def _reference(
-    data: bytes, place: int, node: Atom, creation: int, start: int
-) -> tuple[Reference, int]:
+def _old_reference(data: bytes, place: int, room: Room) -> tuple[Reference, int]:
+    node, place = read_atom(data, place, room)
+    return _old_style(node, _old_creation(data, place + 4), u32(data, place)), place + 5
+
+
+def _words(data: bytes, place: int, start: int) -> tuple[tuple[int, ...], int]:
     (words,) = u16(data, place)
     if not 1 <= words <= MAX_REFERENCE_WORDS:
         raise DecodeError(f"a reference of {words} words")
-    ids = _WORDS[words](data, start)
-    return Reference(node, creation, ids), start + 4 * words
+    return _WORDS[words](data, start), start + 4 * words
 
 
 _WORDS = {words: Struct(f"!{words}I").unpack_from for words in range(1, MAX_REFERENCE_WORDS + 1)}
 
 
-def _old_reference(data: bytes, place: int, room: Room) -> tuple[Reference, int]:
-    node, place = read_atom(data, place, room)
-    return Reference(node, data[place + 4], u32(data, place)), place + 5
+def _old_style(node: Atom, creation: int, ids: tuple[int, ...]) -> Reference:
+    if ids[0] >= 1 << 18:
+        raise DecodeError("the first word of a reference in an old form has more than 18 bits")
+    return Reference(node, creation, ids)
 
 
 def _new_port(data: bytes, place: int, room: Room) -> tuple[Port, int]:
     node, place = read_atom(data, place, room)
-    return Port(node, u32(data, place)[0], u32(data, place + 4)[0]), place + 8
+    return Port(node, *_TWO(data, place)), place + 8
 
 
 def _v4_port(data: bytes, place: int, room: Room) -> tuple[Port, int]:
@@ -227,15 +242,27 @@ def _v4_port(data: bytes, place: int, room: Room) -> tuple[Port, int]:
 
 def _old_port(data: bytes, place: int, room: Room) -> tuple[Port, int]:
     node, place = read_atom(data, place, room)
-    return Port(node, u32(data, place)[0], data[place + 4]), place + 5
+    return Port(node, u32(data, place)[0], _old_creation(data, place + 4)), place + 5
 
 
 def _export(data: bytes, place: int, room: Room) -> tuple[Export, int]:
     module, place = read_atom(data, place, room)
     function, place = read_atom(data, place, room)
-    if data[place] != 97:
-        raise DecodeError(f"the arity of an export is due at byte {place}, not tag {data[place]}")
-    return Export(module, function, data[place + 1]), place + 2
+    arity, place = _integer(data, place, room)
+    if not 0 <= arity <= 255:
+        raise DecodeError("the arity of an export is out of range")
+    return Export(module, function, arity), place
+
+
+def _integer(data: bytes, place: int, room: Room) -> tuple[int, int]:
+    tag = data[place]
+    if tag == 97:
+        return data[place + 1], place + 2
+    if tag == 98:
+        return _I32(data, place + 1)[0], place + 5
+    if tag == 110:
+        return _small_big(data, place + 1, room)
+    raise DecodeError(f"an integer is due at byte {place}, not tag {tag}")
 
 
 READERS: dict[int, Reader] = {

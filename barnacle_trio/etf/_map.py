@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
 from typing import Any, final
 
 from barnacle_trio.etf._encode import canonical
 from barnacle_trio.etf._errors import EncodeError
 from barnacle_trio.etf._limits import DEFAULT_LIMITS, Limits
+
+
+class _Items(ItemsView[Any, Any]):
+    """As any mapping's, without looking each key up: that costs as much as the key is large."""
+
+    _mapping: Map
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return iter(self._mapping._pairs.values())
 
 
 @final
@@ -56,6 +65,10 @@ class Map(Mapping[Any, Any]):
 
     def __len__(self) -> int:
         return len(self._pairs)
+
+    def items(self) -> ItemsView[Any, Any]:
+        """The pairs of key and value, in the order in which they came."""
+        return _Items(self)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mapping):
