@@ -292,6 +292,7 @@ class Barnacle:
         self._listeners.close()
 
     async def _leave(self, strategy: LeavingStrategy, grace: float) -> None:
+        await trio.lowlevel.checkpoint()
         try:
             with trio.move_on_after(grace):
                 await strategy.leave(self._engine.local)
@@ -327,6 +328,7 @@ class Barnacle:
         return f"barnacle[{self.name}] {what}"
 
     async def _register(self, nursery: trio.Nursery) -> None:
+        await trio.lowlevel.checkpoint()
         name = self._options.registered_name
         if name is None or not isinstance(self._transport, ServingTransport):
             return
@@ -358,25 +360,29 @@ class Barnacle:
             self._give_up(crash)
 
     async def _poll(self) -> None:
-        while True:
+        while self._crash is None:
+            await trio.lowlevel.checkpoint()
             self._control = trio.Event()
             if self._state == "running":
-                with trio.CancelScope() as scope:
-                    self._polling = _Polling(scope)
-                    try:
-                        await self._poller.run()
-                    except BarnacleCrashed as crash:
-                        self._give_up(crash)
-                        return
-                    finally:
-                        self._polling.ended.set()
+                await self._poll_until_paused()
             else:
                 await self._control.wait()
+
+    async def _poll_until_paused(self) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._polling = polling = _Polling()
+        try:
+            with polling.scope:
+                await self._poller.run()
+        except BarnacleCrashed as crash:
+            self._give_up(crash)
+        finally:
+            polling.ended.set()
 
 
 class _Polling:
     """One stretch of polling, between a start and a pause."""
 
-    def __init__(self, scope: trio.CancelScope) -> None:
-        self.scope = scope
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
         self.ended = trio.Event()

@@ -102,6 +102,7 @@ class Dialler:
             self.wake()
 
     async def _attempt(self, name: NodeName) -> Exception | None:
+        await trio.lowlevel.checkpoint()
         try:
             with trio.move_on_after(self._dial_timeout) as scope:
                 await self._transport.connect(name)

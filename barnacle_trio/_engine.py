@@ -251,6 +251,7 @@ class Engine:
         return forced
 
     async def _discover(self) -> Discovery:
+        await trio.lowlevel.checkpoint()
         timeout = self._options.discovery_timeout
         try:
             with trio.move_on_after(timeout) as scope:
@@ -264,6 +265,7 @@ class Engine:
         )
 
     async def _prune(self, done: Round) -> None:
+        await trio.lowlevel.checkpoint()
         visible = None
         if self._options.prune == "all" and isinstance(self._transport, VisibilityTransport):
             visible = await self._list(self._transport.list_visible, "list_visible")
@@ -288,6 +290,7 @@ class Engine:
                     )
 
     async def _disconnect(self, name: NodeName, errors: dict[NodeName, Exception]) -> None:
+        await trio.lowlevel.checkpoint()
         timeout = self._options.dial_timeout
         try:
             with trio.move_on_after(timeout) as scope:
@@ -328,6 +331,7 @@ class Engine:
 
     async def look_for_suspects(self) -> None:
         """End the quarantine of those peers that were set up anew meanwhile."""
+        await trio.lowlevel.checkpoint()
         suspects = self.plan.suspects()
         if not suspects or not isinstance(self._transport, LocatingTransport):
             return

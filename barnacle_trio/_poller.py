@@ -130,6 +130,7 @@ class Poller:
 
     async def _keep_polling(self, nursery: trio.Nursery) -> BarnacleCrashed:
         while True:
+            await trio.lowlevel.checkpoint()
             try:
                 await self._poll(nursery)
             except Exception as error:
@@ -179,7 +180,6 @@ class Poller:
             if looking_for_suspects.is_set():
                 looking_for_suspects = trio.Event()
                 nursery.start_soon(self._look_for_suspects, looking_for_suspects)
-            await trio.lowlevel.checkpoint()
             await self._round(request, nursery)
             self._slow_down(started)
             await self._wait_for_next(started)
@@ -191,6 +191,7 @@ class Poller:
             done.set()
 
     async def _round(self, request: Request | None, nursery: trio.Nursery) -> None:
+        await trio.lowlevel.checkpoint()
         try:
             done = await self._engine.round(force=request is not None)
         except DiscoveryError as error:
@@ -265,6 +266,7 @@ class Poller:
             self._hurried_at = started + self._pace
 
     async def _wait_for_next(self, started: float) -> None:
+        await trio.lowlevel.checkpoint()
         timed = started + self._options.poll_interval * (1 + JITTER * (2 * self._rng() - 1))
         while self._pending is None:
             due = min(timed, self._hurried_at)
@@ -277,6 +279,7 @@ class Poller:
                 await self._woken.wait()
 
     async def _wait_until(self, deadline: float) -> None:
+        await trio.lowlevel.checkpoint()
         while self._pending is None and trio.current_time() < deadline:
             self._woken = trio.Event()
             with trio.move_on_at(deadline):

@@ -28,15 +28,15 @@ class BarnacleProcess:
 
     async def call(self, request: object, _sender: object = None) -> object:
         """Answer a request, within 4 s: ``{error, pending}`` if it goes on beyond that."""
-        answer: object = (Atom("error"), Atom("pending"))
-        with trio.move_on_after(ANSWER_WITHIN):
-            try:
-                answer = await self._answer(request)
-            except trio.ClosedResourceError:
-                answer = (Atom("error"), Atom("closed"))
-            except BarnacleError as error:
-                answer = (Atom("error"), str(error))
-        return answer
+        await trio.lowlevel.checkpoint()
+        try:
+            with trio.move_on_after(ANSWER_WITHIN):
+                return await self._answer(request)
+        except trio.ClosedResourceError:
+            return Atom("error"), Atom("closed")
+        except BarnacleError as error:
+            return Atom("error"), str(error)
+        return Atom("error"), Atom("pending")
 
     async def cast(self, message: object) -> None:
         """Ignore a message: nothing is cast to a barnacle."""

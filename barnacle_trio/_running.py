@@ -125,7 +125,7 @@ async def _open(make: Callable[[], Barnacle]) -> AsyncIterator[Barnacle]:
         async with trio.open_nursery() as nursery:
             try:
                 yield await nursery.start(make().run)
-            except BaseException as error:
+            except BaseException as error:  # raised again below
                 raised = error
             finally:
                 nursery.cancel_scope.cancel("leaving open_barnacle")

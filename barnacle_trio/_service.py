@@ -75,6 +75,7 @@ async def _serve(
     changed: Callable[[], None],
     started: Callable[[], None],
 ) -> Exception | None:
+    await trio.lowlevel.checkpoint()
     serve = partial(strategy.serve, local, changed=changed)
     try:
         async with trio.open_nursery() as nursery:

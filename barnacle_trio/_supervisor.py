@@ -210,6 +210,7 @@ class _Supervisor:
             await trio.sleep(delay)
 
     async def _run(self, child: ChildSpec, outcome: _Outcome, announce: _Once) -> None:
+        await trio.lowlevel.checkpoint()
         try:
             async with trio.open_nursery() as nursery:
                 value = await nursery.start(child.run, name=child.name)

@@ -13,7 +13,7 @@ E = TypeVar("E", bound=Event)
 
 
 class EventRecorder:
-    """Records the events of one barnacle or several: ``open_barnacle(..., listener=recorder.send)``.
+    """Records events of one barnacle or several: ``open_barnacle(..., listener=recorder.send)``.
 
     Reading is done when it is asked for, so no task is needed, and none is left behind.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -21,7 +22,7 @@ HANG: Final = Hang()
 """An answer, or a peer's behaviour: never comes to an end, until cancelled."""
 
 Answer = Iterable[str] | BaseException | Callable[[NodeName], object] | Hang
-"""Names; an exception to raise; a function of the local name that gives a result; or `HANG`."""
+"""Names; an exception to raise; a function (async or not) of the local name; or `HANG`."""
 
 
 class ScriptedStrategy:
@@ -60,6 +61,9 @@ class ScriptedStrategy:
             await trio.sleep_forever()
         if isinstance(answer, BaseException):
             raise answer
+        result: Any = answer
         if callable(answer):
-            return answer(local)  # type: ignore[return-value]  # junk is for the caller to find
-        return answer  # type: ignore[return-value]  # a `Hang` does not come so far
+            result = answer(local)
+            if inspect.isawaitable(result):
+                result = await result
+        return result  # type: ignore[no-any-return]  # junk included, for the caller to find

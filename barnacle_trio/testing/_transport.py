@@ -107,7 +107,7 @@ class FakeTransport:
         """When (Trio's clock) a peer was dialled."""
         return [at for at, dialled in self.dials if dialled == name]
 
-    # -- what a barnacle does -----------------------------------------------------------------------
+    # -- what a barnacle does ---------------------------------------------------------------------
 
     async def connect(self, name: NodeName) -> None:
         """Dial a peer, which does what the test says.
