@@ -24,7 +24,7 @@ async def open_background(
         async with trio.open_nursery() as nursery:
             try:
                 yield nursery
-            except BaseException as error:
+            except BaseException as error:  # noqa: ASYNC103 - raised at the end, once it is alone
                 raised = error  # kept aside: the nursery would wrap it into a group
             finally:
                 nursery.cancel_scope.cancel(f"leaving {what}")

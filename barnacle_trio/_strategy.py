@@ -73,6 +73,7 @@ async def discover(strategy: Strategy, local: NodeName) -> Discovery:
       TypeError: the answer is junk: None, a bare `str` or another thing that is no iterable.
       Exception: whatever the strategy raised that is not an expected failure, i.e. a bug in it.
     """
+    await trio.lowlevel.checkpoint()  # not every strategy has one
     try:
         answer = await strategy(local)
         if isinstance(answer, (str, bytes)) or not isinstance(answer, Iterable):

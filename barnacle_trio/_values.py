@@ -87,7 +87,7 @@ class AsyncValue(Generic[T]):
         guard.check()
         return values
 
-    async def eventual_values(
+    async def eventual_values(  # noqa: ASYNC900 - trio-util's own shape, see the docstring
         self, value_or_predicate: T | Callable[[T], bool] = _anything, *, held_for: float = 0.0
     ) -> AsyncGenerator[T, None]:
         """Iterate over the value now and after changes; rapid ones are skipped, the last never.
@@ -98,9 +98,9 @@ class AsyncValue(Generic[T]):
         async with aclosing(self._source.eventual_values(guard, held_for=held_for)) as values:
             async for value in values:
                 guard.check()
-                yield value
+                yield value  # noqa: ASYNC119 - users are told to close it by aclosing
 
-    async def transitions(
+    async def transitions(  # noqa: ASYNC900 - as above
         self, value_or_predicate: T | Callable[[T, T], bool] = _anything
     ) -> AsyncGenerator[tuple[T, T], None]:
         """Iterate over ``(new, old)``; changes while the body is busy are not seen.
@@ -111,7 +111,7 @@ class AsyncValue(Generic[T]):
         async with aclosing(self._source.transitions(guard)) as values:
             async for value in values:
                 guard.check()
-                yield value
+                yield value  # noqa: ASYNC119 - users are told to close it by aclosing
 
     def __repr__(self) -> str:
         return f"<AsyncValue {self.value!r}>"

@@ -53,7 +53,7 @@ class Doorkeeper:
         """Connections in mid-handshake."""
         return len(self._strangers)
 
-    async def accept(self, stream: trio.abc.Stream) -> None:
+    async def accept(self, stream: trio.abc.Stream) -> None:  # noqa: ASYNC910 - reads, or was cancelled
         """Shake hands on an accepted stream and close it where that leads to nothing.
 
         Whatever a stranger sends, nothing is raised; one log line every 10 s at most tells of it.
@@ -62,6 +62,7 @@ class Doorkeeper:
         admitted: tuple[Connection, bytes] | None = None
         try:
             with self._admit() as scope:
+                await trio.lowlevel.checkpoint()
                 admitted = await self._shake(stream)
             if scope.cancelled_caught:
                 self._log.warning("a handshake was given up: too slow, or too many at once")
@@ -126,7 +127,7 @@ class Doorkeeper:
                             return None if connection is None else (connection, event.leftover)
         except BarnacleError:
             if machine.farewell:
-                await stream.send_all(machine.farewell)
+                await stream.send_all(machine.farewell)  # noqa: ASYNC120 - the deadline may win
             raise
         finally:
             machine.close()

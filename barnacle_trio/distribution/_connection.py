@@ -143,17 +143,16 @@ class Connection:
         data = leftover
         while True:
             for frame in self._frames.feed(data):
-                if frame:
+                if frame and self.reason is None:
                     on_frame(self, frame)
-                if self.reason is not None:
-                    return
             data = bytes(await self.stream.receive_some(RECEIVE_SIZE))
             if not data:
                 return
             self.detector.read(len(data))
 
     async def _write(self) -> None:
-        while True:
+        await trio.lowlevel.checkpoint()
+        while True:  # noqa: ASYNC913 - it waits for something to write, or writes
             while not self._outbox:
                 self._idle.set()
                 self._idle = trio.Event()

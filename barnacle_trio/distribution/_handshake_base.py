@@ -178,7 +178,9 @@ class Machine:
     def _require(self, state: State, call: str) -> None:
         self._require_running()
         if self._state is not state:
-            raise RuntimeError(f"{call} does not belong here: the handshake is at {self._state.name}")
+            raise RuntimeError(
+                f"{call} does not belong here: the handshake is at {self._state.name}"
+            )
 
     def _require_running(self) -> None:
         if self._state in ENDED:

@@ -159,6 +159,7 @@ class Node:
             await trio.lowlevel.checkpoint()
             return True
         answered = trio.Event()
+        await trio.lowlevel.checkpoint()
         reference = self._kernel.make_reference()
         with trio.move_on_after(self._connect_timeout):
             try:
@@ -272,7 +273,8 @@ class Node:
             self._nursery.start_soon(self._run_connection, connection, done.leftover)
         return connection
 
-    async def _run_connection(self, connection: Connection, leftover: bytes) -> None:
+    async def _run_connection(self, connection: Connection, leftover: bytes) -> None:  # noqa: ASYNC910 - run() has one
+        # No await before run(): it is what closes the stream, cancelled or not.
         try:
             await connection.run(leftover, self._on_frame)
         except Exception:
@@ -360,4 +362,4 @@ async def run_node(
         try:
             yield node
         finally:
-            await node._leave()
+            await node._leave()  # noqa: ASYNC102 - it shields itself, for GOODBYE_TIMEOUT at most

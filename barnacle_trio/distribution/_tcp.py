@@ -115,6 +115,7 @@ class TcpNetwork:
         if self._mapper.fixed is not None:
             await trio.lowlevel.checkpoint()
             return None
+        await trio.lowlevel.checkpoint()
         try:
             return await self._mapper.lookup(name)
         except BarnacleError:
@@ -162,6 +163,7 @@ async def _race(addresses: Sequence[str], port: int) -> trio.SocketStream:
     errors: list[OSError] = []
 
     async def attempt(address: str, failed: trio.Event) -> None:
+        await trio.lowlevel.checkpoint()
         try:
             stream = await _connect_one(address, port)
         except OSError as error:

@@ -159,7 +159,7 @@ class _Place:
         self._hub = hub
         self._name = name
 
-    async def serve(self, accept: Accept, *, task_status: trio.TaskStatus[int]) -> None:
+    async def serve(self, accept: Accept, *, task_status: trio.TaskStatus[int]) -> None:  # noqa: ASYNC128 - passed on
         await self._hub._serve(self._name, accept, task_status)
 
     async def dial(self, name: NodeName) -> tuple[trio.abc.Stream, Hashable]:
