@@ -15,7 +15,7 @@ import trio
 
 from barnacle_trio import _errors
 from barnacle_trio._names import NodeName
-from barnacle_trio.epmd import Epmd, FixedPort, PortMapper, _embedding, _mapper, names
+from barnacle_trio.epmd import Epmd, FixedPort, PortMapper, _client, _embedding, _mapper, names
 from tests.epmd_lab import (
     PATIENCE,
     alive,
@@ -282,7 +282,7 @@ async def test_without_a_port_mapper_and_without_running_one_a_node_does_not_sta
 async def test_a_mute_holder_of_the_port_ends_the_start(
     monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
-    monkeypatch.setattr("barnacle_trio.epmd._client.QUERY_DEADLINE", 0.2)
+    monkeypatch.setattr(_client, "QUERY_DEADLINE", 0.2)
     monkeypatch.setattr(_mapper, "START_DEADLINE", 0.1)
     port: int = (await nursery.start(trio.serve_tcp, _mute, 0))[0].socket.getsockname()[1]
     with pytest.raises(_errors.PeerUnreachable, match="did not answer"):
@@ -501,3 +501,24 @@ async def test_where_nobody_can_go_on_that_is_told_and_names_are_freed_in_time(
     assert "could not be handed over" in caplog.text
     with pytest.raises(_errors.PeerUnreachable):
         await names(port=port)
+
+
+# --- as a process --------------------------------------------------------------------------------
+
+
+async def test_a_port_mapper_as_a_process_serves_beams_until_it_is_stopped() -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "barnacle_trio.epmd"]
+    env = {**os.environ, "ERL_EPMD_PORT": str(port), "ERL_EPMD_ADDRESS": "127.0.0.2"}
+    async with trio.open_nursery() as nursery:
+        run = partial(trio.run_process, command, env=env, check=False, capture_stderr=True)
+        process = await nursery.start(run)
+        await (await connect(port)).aclose()
+        second = await trio.run_process(command, env=env, check=False, capture_stderr=True)
+        assert second.returncode == 1
+        assert second.stderr.startswith(b"the port mapper cannot be served: ")
+        async with open_beam(ERLANGS[0], "beam@127.0.0.1", port):
+            assert (await names("127.0.0.2", port)).keys() == {"beam"}
+            process.send_signal(signal.SIGINT)
+            with trio.fail_after(PATIENCE):
+                assert await process.wait() == -signal.SIGINT

@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from barnacle_trio.epmd import _server, serve_epmd
+from barnacle_trio.epmd import _registry, _server, serve_epmd
 from tests.epmd_lab import (
     PATIENCE,
     alive,
@@ -311,7 +311,7 @@ async def test_26_many_connections_are_bounded_loopback_comes_first_and_names_st
 async def test_27_the_names_of_one_address_are_bounded(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("barnacle_trio.epmd._registry.MAX_NAMES_OF_ADDRESS", 5)
+    monkeypatch.setattr(_registry, "MAX_NAMES_OF_ADDRESS", 5)
     async with AsyncExitStack() as stack:
         results = []
         for number in range(8):

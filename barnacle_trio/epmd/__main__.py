@@ -19,14 +19,20 @@ def main() -> None:
 
 def serve() -> None:
     """Serve at all addresses, as OTP's `epmd` does, on ``ERL_EPMD_PORT`` or 4369."""
+    import signal
     from functools import partial
 
     import trio
 
+    from barnacle_trio._errors import ConfigurationError
     from barnacle_trio.epmd._embedding import public_addresses
     from barnacle_trio.epmd._server import serve_epmd
 
-    trio.run(partial(serve_epmd, addresses=public_addresses()))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the system frees all that there is to free
+    try:
+        trio.run(partial(serve_epmd, addresses=public_addresses()))
+    except (ConfigurationError, OSError) as error:
+        sys.exit(f"the port mapper cannot be served: {error}")
 
 
 def take_over() -> None:
