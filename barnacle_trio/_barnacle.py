@@ -360,7 +360,7 @@ class Barnacle:
             self._give_up(crash)
 
     async def _poll(self) -> None:
-        while self._crash is None:
+        while True:
             await trio.lowlevel.checkpoint()
             self._control = trio.Event()
             if self._state == "running":
@@ -369,7 +369,6 @@ class Barnacle:
                 await self._control.wait()
 
     async def _poll_until_paused(self) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()
         self._polling = polling = _Polling()
         try:
             with polling.scope:
@@ -378,6 +377,7 @@ class Barnacle:
             self._give_up(crash)
         finally:
             polling.ended.set()
+        await trio.lowlevel.checkpoint()
 
 
 class _Polling:
