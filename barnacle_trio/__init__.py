@@ -1,1 +1,114 @@
-"""Self-healing clusters for Trio programs."""
+"""Self-healing clusters for Trio programs.
+
+A *strategy* discovers nodes, a *transport* connects them, and a *barnacle* keeps them connected::
+
+    async with (
+        open_node("my_app@127.0.0.1", cookie="my_cookie") as node,
+        open_barnacle(local_epmd(), node) as barnacle,
+    ):
+        await barnacle.wait_for_nodes(2)
+"""
+
+from barnacle_trio._barnacle import Barnacle
+from barnacle_trio._custom_transport import custom_transport
+from barnacle_trio._errors import (
+    BarnacleCrashed,
+    BarnacleError,
+    BarnaclePaused,
+    ConfigurationError,
+    ConnectError,
+    CookieRejected,
+    DisconnectError,
+    DiscoveryError,
+    HandshakeRefused,
+    NameTakenError,
+    NodeCrashed,
+    PeerUnreachable,
+    RemoteProtocolError,
+)
+from barnacle_trio._events import (
+    DownReason,
+    Draining,
+    Event,
+    Missed,
+    NodeDown,
+    NodeUp,
+    Paused,
+    PeerStatus,
+    Refreshed,
+    RefreshFailed,
+    RefreshResult,
+    Restarted,
+    Resumed,
+    ShutDown,
+    Status,
+)
+from barnacle_trio._names import Match, NodeName
+from barnacle_trio._running import barnacle_child, open_barnacle, run_once, serve_barnacle
+from barnacle_trio._strategy import Strategy
+from barnacle_trio._supervisor import ChildSpec, RestartPolicy, supervise
+from barnacle_trio._transport import PeerChange, PeerDown, PeerUp, Transport
+from barnacle_trio._values import AsyncValue
+from barnacle_trio.distribution import Node, NodeOptions, open_node
+from barnacle_trio.epmd import FixedPort
+from barnacle_trio.strategies import dns, epmd, fallback, local_epmd, merge, only
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncValue",
+    "Barnacle",
+    "BarnacleCrashed",
+    "BarnacleError",
+    "BarnaclePaused",
+    "ChildSpec",
+    "ConfigurationError",
+    "ConnectError",
+    "CookieRejected",
+    "DisconnectError",
+    "DiscoveryError",
+    "DownReason",
+    "Draining",
+    "Event",
+    "FixedPort",
+    "HandshakeRefused",
+    "Match",
+    "Missed",
+    "NameTakenError",
+    "Node",
+    "NodeCrashed",
+    "NodeDown",
+    "NodeName",
+    "NodeOptions",
+    "NodeUp",
+    "Paused",
+    "PeerChange",
+    "PeerDown",
+    "PeerStatus",
+    "PeerUnreachable",
+    "PeerUp",
+    "RefreshFailed",
+    "RefreshResult",
+    "Refreshed",
+    "RemoteProtocolError",
+    "RestartPolicy",
+    "Restarted",
+    "Resumed",
+    "ShutDown",
+    "Status",
+    "Strategy",
+    "Transport",
+    "barnacle_child",
+    "custom_transport",
+    "dns",
+    "epmd",
+    "fallback",
+    "local_epmd",
+    "merge",
+    "only",
+    "open_barnacle",
+    "open_node",
+    "run_once",
+    "serve_barnacle",
+    "supervise",
+]
