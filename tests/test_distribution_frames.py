@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import pytest
 from hypothesis import given
@@ -100,6 +100,22 @@ def test_dripped_bytes_cost_no_more_than_themselves() -> None:
         tracemalloc.stop()
     assert decoder.partial == 3
     assert decoder.feed(b"abc") == [b"abc" * (size // 3)]
+
+
+def test_small_and_large_reads_are_joined_in_their_order() -> None:
+    body = bytes(range(251)) * 4000
+    stream = frame(body) + frame(b"next")
+    for sizes in ([1, 4095, 4096, 4097, 70_000, 3], [100], [5000], [4096, 1], [2_000_000]):
+        decoder = FrameDecoder()
+        got: list[bytes] = []
+        at = 0
+        for size in cycle(sizes):
+            got += decoder.feed(stream[at : at + size])
+            at += size
+            if at >= len(stream):
+                break
+        assert got == [body, b"next"]
+        assert decoder.partial == 0
 
 
 def test_a_large_frame_keeps_no_memory_behind() -> None:

@@ -16,6 +16,8 @@ TICK = bytes(4)
 """An empty frame: a sign of life."""
 
 _LENGTH = struct.Struct(">I")
+_SMALL = 4096  # bytes below which a read is gathered with others
+_GATHERED = 65_536  # bytes that are gathered at most
 
 
 def frame(*body: bytes) -> bytes:
@@ -37,12 +39,16 @@ class FrameDecoder:
     is held than the unfinished frame's bytes that did arrive.
     """
 
-    __slots__ = ("_broken", "_buffer", "_max_frame", "_size")
+    __slots__ = ("_broken", "_header", "_max_frame", "_missing", "_parts", "_tail")
 
     def __init__(self, max_frame: int = MAX_FRAME) -> None:
         self._max_frame = max_frame
-        self._buffer = bytearray()  # the unfinished frame's header and body, as far as they came
-        self._size = 0  # what its header announced, once that is whole
+        self._header = bytearray()  # of the next frame, as long as it is not whole
+        self._missing = 0  # bytes of the unfinished body that are still to come
+        # What came of that body: large reads as they are, small ones gathered in the tail, so that
+        # neither costs more than its own size, and joining them copies them once.
+        self._parts: list[bytes | bytearray] = []
+        self._tail = bytearray()
         self._broken = False
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -56,51 +62,64 @@ class FrameDecoder:
         if self._broken:
             raise RuntimeError("this stream broke before; close its connection")
         frames: list[bytes] = []
-        at = self._finish_partial(data, frames) if self._buffer else 0
         end = len(data)
-        # Whole frames are cut out of what was read, without a copy through the buffer.
+        at = self._finish_header(data, frames) if self._header else 0
+        if self._missing:
+            at = self._finish_body(data, at, frames)
+        # Whole frames are cut out of what was read, without a detour.
         while end - at >= 4:
             size = self._announced(data, at)
-            stop = at + 4 + size
-            if stop > end:
-                self._size = size
+            at += 4
+            if at + size > end:
+                self._missing = size
+                at = self._finish_body(data, at, frames)
                 break
-            frames.append(data[at + 4 : stop])
-            at = stop
-        if at < end:
-            self._buffer += memoryview(data)[at:]
+            frames.append(data[at : at + size])
+            at += size
+        self._header += data[at:]
         return frames
 
     @property
     def partial(self) -> int:
         """How many bytes the frame under way still lacks, as far as is known; 0 between frames."""
-        have = len(self._buffer)
-        if have == 0:
-            return 0
-        return 4 - have if have < 4 else 4 + self._size - have
+        return self._missing or (4 - len(self._header) if self._header else 0)
 
-    def _finish_partial(self, data: bytes, frames: list[bytes]) -> int:
-        """Add to the unfinished frame what belongs to it; returns how many bytes that were."""
-        buffer = self._buffer
-        at = 0
-        if len(buffer) < 4:
-            at = min(4 - len(buffer), len(data))
-            buffer += data[:at]
-            if len(buffer) < 4:
-                return at
-            self._size = self._announced(buffer, 0)
-        part = memoryview(data)[at : at + 4 + self._size - len(buffer)]
-        buffer += part
-        if len(buffer) == 4 + self._size:
-            frames.append(bytes(memoryview(buffer)[4:]))
-            self._buffer = bytearray()
+    def _finish_header(self, data: bytes, frames: list[bytes]) -> int:
+        """Complete a header that came in pieces; returns where its body begins."""
+        header = self._header
+        at = min(4 - len(header), len(data))
+        header += data[:at]
+        if len(header) == 4:
+            self._missing = self._announced(header, 0)
+            self._header = bytearray()
+            if not self._missing:
+                frames.append(b"")
+        return at
+
+    def _finish_body(self, data: bytes, at: int, frames: list[bytes]) -> int:
+        """Take what belongs to the unfinished body; returns where that ends."""
+        part = data[at : at + self._missing]
+        self._missing -= len(part)
+        if len(part) < _SMALL:
+            self._tail += part
+        if len(part) >= _SMALL or len(self._tail) >= _GATHERED:
+            if self._tail:
+                self._parts.append(self._tail)
+                self._tail = bytearray()
+            if len(part) >= _SMALL:
+                self._parts.append(part)
+        if not self._missing:
+            frames.append(b"".join((*self._parts, self._tail)))
+            self._parts = []
+            self._tail = bytearray()
         return at + len(part)
 
     def _announced(self, data: bytes | bytearray, at: int) -> int:
         size: int = _LENGTH.unpack_from(data, at)[0]
         if size > self._max_frame:
             self._broken = True
-            self._buffer = bytearray()
+            self._parts = []
+            self._tail = bytearray()
             raise RemoteProtocolError(
                 f"a frame of {size} bytes was announced, the limit is {self._max_frame}"
             )
