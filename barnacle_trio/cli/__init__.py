@@ -1,1 +1,1 @@
-"""To be filled."""
+"""The `barnacle` command. Needs the extra ``cli``; nothing else in the library imports it."""

@@ -1,0 +1,110 @@
+"""``barnacle run``: join a cluster, tell what happens in it, and leave it well."""
+
+from __future__ import annotations
+
+import os
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import trio
+
+from barnacle_trio._barnacle import Barnacle
+from barnacle_trio._events import Event
+from barnacle_trio._running import open_barnacle
+from barnacle_trio._strategy import Strategy
+from barnacle_trio.cli._edge import OK
+from barnacle_trio.cli._events_shown import Narrator, as_fields, stamped
+from barnacle_trio.cli._node import CookieOptions, NodeOptions
+from barnacle_trio.cli._output import wait_for_end_of_input, write_json, write_line
+from barnacle_trio.distribution import Node
+
+LEAVE_DEADLINE = 10.0
+"""Seconds from the signal to leave to the end, whoever still has to be told what."""
+BUFFER = 1000
+"""Events that wait for a reader of standard output that is slow."""
+
+Prune = Literal["discovered", "all", "never"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stay:
+    """A stay in a cluster, from start to leave.
+
+    ``leave`` is set when it is time to go. ``until_eof`` also goes when standard input ends.
+    """
+
+    strategy: Strategy
+    node: NodeOptions
+    cookie: CookieOptions
+    poll_interval: float
+    prune: Prune
+    prune_after: float
+    as_json: bool
+    until_eof: bool
+    leave: trio.Event
+
+    async def run(self) -> int:
+        """Join, tell, leave. Raises what `open_node` and `open_barnacle` do."""
+        with trio.CancelScope() as scope:
+            async with self.node.open(self.cookie) as node:
+                await self._tell_start(node)
+                async with open_barnacle(
+                    self.strategy,
+                    node,
+                    poll_interval=self.poll_interval,
+                    prune=self.prune,
+                    prune_after=self.prune_after,
+                ) as barnacle:
+                    await self._tell_all(barnacle, scope)
+        return OK
+
+    async def _tell_all(self, barnacle: Barnacle, scope: trio.CancelScope) -> None:
+        narrator = Narrator()
+        with barnacle.open_listener(max_buffer_size=BUFFER) as events:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._leave_in_time, barnacle, scope)
+                if self.until_eof:
+                    nursery.start_soon(self._watch_input)
+                async with aclosing(events):
+                    async for event in events:
+                        await self._tell(event, narrator)
+                nursery.cancel_scope.cancel("the barnacle has ended")
+
+    async def _leave_in_time(self, barnacle: Barnacle, scope: trio.CancelScope) -> None:
+        await self.leave.wait()
+        # A reader that has stalled must not keep us from going.
+        scope.deadline = trio.current_time() + LEAVE_DEADLINE
+        await barnacle.drain(grace=LEAVE_DEADLINE / 2)
+
+    async def _watch_input(self) -> None:
+        await wait_for_end_of_input()
+        self.leave.set()
+
+    async def _tell_start(self, node: Node) -> None:
+        now = datetime.now(UTC)
+        if self.as_json:
+            await write_json(
+                {
+                    "type": "Started",
+                    "time": now.isoformat(timespec="milliseconds"),
+                    "at": round(trio.current_time(), 6),
+                    "node": node.name,
+                    "hidden": node.hidden,
+                    "creation": node.creation,
+                    "pid": os.getpid(),
+                }
+            )
+            return
+        kind = "a hidden node" if node.hidden else "a node"
+        for line in stamped([f"{node.name} is {kind}, pid {os.getpid()}"], now.astimezone()):
+            await write_line(line)
+
+    async def _tell(self, event: Event, narrator: Narrator) -> None:
+        now = datetime.now(UTC)
+        if self.as_json:
+            await write_json(as_fields(event, now))
+            return
+        for line in stamped(narrator.lines(event), now.astimezone()):
+            await write_line(line)

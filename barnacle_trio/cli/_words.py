@@ -1,0 +1,140 @@
+"""Strategies as words of a command line: ``local-epmd``, ``dns:my_app@my-app.internal``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from barnacle_trio._errors import ConfigurationError
+from barnacle_trio._names import NodeName, shorten
+from barnacle_trio._strategy import Strategy
+from barnacle_trio.strategies import dns, epmd, fallback, local_epmd, merge, only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind of word: how it is written, what it discovers, and how its argument is read.
+
+    ``build`` is given what follows the colon, None where there is no colon.
+    """
+
+    form: str
+    meaning: str
+    build: Callable[[str | None], Strategy]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """The strategy that words stand for.
+
+    ``by_own_name`` are the words whose answer depends on the local node's base name.
+    """
+
+    strategy: Strategy
+    by_own_name: tuple[str, ...]
+
+
+def parse_words(
+    words: Sequence[str], *, fallbacks: Sequence[str] = (), match: Sequence[str] = ()
+) -> Chosen:
+    """Read the words of a command line.
+
+    Args:
+      words: asked at once; together they are one answer.
+      fallbacks: words that are asked, in their order, only where those before cannot answer.
+      match: globs, of which one must accept a node; none accepts all.
+
+    Raises:
+      ConfigurationError: a word is not understood; the message says how to write it.
+    """
+    if not words:
+        raise ConfigurationError(f"no strategy is given: write {_known()}")
+    parts = [_parse(word) for word in words]
+    strategy = parts[0] if len(parts) == 1 else merge(*parts)
+    if fallbacks:
+        strategy = fallback(strategy, *map(_parse, fallbacks))
+    if match:
+        strategy = only(strategy, tuple(match))
+    return Chosen(
+        strategy=strategy,
+        by_own_name=tuple(word for word in (*words, *fallbacks) if _depends_on_own_name(word)),
+    )
+
+
+def _parse(word: str) -> Strategy:
+    name, colon, argument = word.partition(":")
+    kind = KINDS.get(name)
+    if kind is None:
+        if _is_node(word):
+            raise ConfigurationError(
+                f"{shorten(word)} is not a strategy: for a known node write epmd:{word}"
+            )
+        raise ConfigurationError(f"{shorten(word)} is not a strategy: write {_known()}")
+    return kind.build(argument if colon else None)
+
+
+def _known() -> str:
+    *most, last = (kind.form for kind in KINDS.values())
+    return f"{', '.join(most)} or {last}"
+
+
+def _is_node(word: str) -> bool:
+    try:
+        NodeName(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _items(argument: str | None, form: str) -> list[str]:
+    items = [] if argument is None else argument.split(",")
+    if not all(items) or not items:
+        raise ConfigurationError(f"something is missing: write {form}")
+    return items
+
+
+def _local_epmd(argument: str | None) -> Strategy:
+    if argument is None:
+        return local_epmd()
+    return local_epmd(match=_items(argument, KINDS["local-epmd"].form))
+
+
+def _epmd(argument: str | None) -> Strategy:
+    return epmd(_items(argument, KINDS["epmd"].form))
+
+
+def _dns(argument: str | None) -> Strategy:
+    queries: dict[str | None, list[str]] = {}
+    for item in _items(argument, KINDS["dns"].form):
+        basename, at, query = item.rpartition("@")
+        if not query or (at and not basename):
+            raise ConfigurationError(f"{shorten(item)} is no query: write {KINDS['dns'].form}")
+        queries.setdefault(basename or None, []).append(query)
+    parts = [dns(*of_one, basename=basename) for basename, of_one in queries.items()]
+    return parts[0] if len(parts) == 1 else merge(*parts)
+
+
+def _depends_on_own_name(word: str) -> bool:
+    kind, _, argument = word.partition(":")
+    return kind == "dns" and not all("@" in item for item in argument.split(","))
+
+
+KINDS: dict[str, Kind] = {
+    "local-epmd": Kind(
+        form="local-epmd[:GLOB,...]",
+        meaning="what the port mapper on this host lists (of which the globs choose)",
+        build=_local_epmd,
+    ),
+    "epmd": Kind(
+        form="epmd:NODE,...",
+        meaning="a known list of nodes; one's own name may be in it",
+        build=_epmd,
+    ),
+    "dns": Kind(
+        form="dns:[BASENAME@]QUERY,...",
+        meaning="BASENAME@ADDRESS for each address (A, AAAA) of a DNS name; without BASENAME, "
+        "the node's own",
+        build=_dns,
+    ),
+}
+"""The kinds of words that there are. The help and the errors are written from this table."""
