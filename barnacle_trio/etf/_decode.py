@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 from math import isfinite
 from struct import Struct
@@ -30,13 +30,14 @@ from barnacle_trio.etf._leaves import (
 )
 from barnacle_trio.etf._limits import DEFAULT_LIMITS, Limits
 from barnacle_trio.etf._map import Map
-from barnacle_trio.etf._terms import Atom, Fun, ImproperList, Pid
+from barnacle_trio.etf._terms import Atom, Fun, Pid, improper_list
 
 _I32 = Struct("!i").unpack_from
 _F64 = Struct("!d").unpack_from
 
 # What is open. A list becomes a _TAIL when something else than a list stands at its end.
 _TERM, _TUPLE, _LIST, _TAIL, _MAP, _FUN = range(6)
+_ONCE = (None,)  # begun anew when it is met again, unlike an iterator: for the term itself alone
 
 # A fun after its tag: size u32, arity u8, unique 16 bytes, index u32, number of free variables u32.
 _FUN_FREE = 25
@@ -72,11 +73,11 @@ def decode(
       DecodeError: the bytes are no term, or one beyond the limits. Nothing else comes out, whatever
         the bytes.
     """
-    data = _as_bytes(data)
-    if compressed and data[1:2] == b"P":
-        data, rest = _inflate(data, limits)
-    else:
-        rest = b""
+    rest = b""
+    if compressed:
+        data = _as_bytes(data)
+        if data[:2] == b"\x83P":
+            data, rest = _inflate(data, limits)
     term, end = decode_prefix(data, limits=limits)
     if (rest or end != len(data)) and not trailing:
         raise DecodeError(f"{len(rest) + len(data) - end} bytes after the term")
@@ -91,10 +92,14 @@ def decode_prefix(
     Raises:
       DecodeError: as `decode`. A compressed term is one too.
     """
-    data = _as_bytes(data)
-    if data[offset : offset + 1] != b"\x83":
-        raise DecodeError("a term begins with the version byte 131")
-    return decode_bare(data, offset + 1, limits=limits)
+    if type(data) is not bytes:
+        data = _as_bytes(data)
+    try:
+        if data[offset] != 131:
+            raise DecodeError("a term begins with the version byte 131")
+        return _read(data, offset + 1, limits, ())
+    except (IndexError, StructError):
+        raise _short(len(data)) from None
 
 
 def decode_bare(
@@ -105,12 +110,9 @@ def decode_bare(
     ``refs`` are the atoms that the header names. A fun that refers to them cannot be carried.
     """
     try:
-        term, end = _read(data, offset, Room(limits, refs))
+        return _read(data, offset, limits, refs)
     except (IndexError, StructError):
-        raise DecodeError("the bytes end inside the term") from None
-    if end - offset > limits.max_bytes:
-        raise DecodeError(f"a term of more than {limits.max_bytes} bytes")
-    return term, end
+        raise _short(len(data)) from None
 
 
 def _as_bytes(data: bytes | bytearray | memoryview) -> bytes:
@@ -123,8 +125,8 @@ def _as_bytes(data: bytes | bytearray | memoryview) -> bytes:
 
 def _inflate(data: bytes, limits: Limits) -> tuple[bytes, bytes]:
     """The plain form of a compressed term, and the bytes behind it."""
-    if len(data) < 6 or data[0] != 131:
-        raise DecodeError("the bytes end inside the term")
+    if len(data) < 6:
+        raise _short(len(data))
     (announced,) = u32(data, 2)
     if announced > limits.max_inflated_bytes:
         raise DecodeError(f"{announced} compressed bytes; at most {limits.max_inflated_bytes}")
@@ -139,18 +141,21 @@ def _inflate(data: bytes, limits: Limits) -> tuple[bytes, bytes]:
     return b"\x83" + plain, inflater.unused_data
 
 
-def _read(data: bytes, place: int, room: Room) -> tuple[Any, int]:
+def _read(data: bytes, place: int, limits: Limits, refs: Sequence[Atom]) -> tuple[Any, int]:
     """One term. The order of the branches is that of how often they are met."""
-    limits = room.limits
+    room: Room | None = None  # made when something is met for which it is needed
     size = len(data)
+    first = place
     elements = limits.max_elements
     max_depth = limits.max_depth
-    stack: list[tuple[int, list[Any], Iterator[None]]] = []
-    funs: list[int] = []  # where those that are open begin
-    kind = _TERM
+    # The elements of all that is open, one behind the other; where those of the last begin.
     items: list[Any] = []
     append = items.append
-    todo: Iterator[None] = repeat(None, 1)
+    start = 0
+    kind = _TERM
+    todo: Iterable[None] = _ONCE
+    stack: list[tuple[int, int, Iterable[None]]] = []
+    funs: list[int] = []  # where those that are open begin
     while True:
         for _ in todo:
             tag = data[place]
@@ -161,17 +166,19 @@ def _read(data: bytes, place: int, room: Room) -> tuple[Any, int]:
                 try:
                     append(atom_values[data[place:end]])
                 except KeyError:
+                    if room is None:
+                        room = Room(limits, refs)
                     append(learn_atom(data, place, room))
                 place = end
             elif tag == 97:
                 append(data[place + 1])
                 place += 2
             elif tag == 109:
-                start = place + 5
-                place = start + u32(data, place + 1)[0]
+                begin = place + 5
+                place = begin + u32(data, place + 1)[0]
                 if place > size:
                     raise _short(size)
-                append(data[start:place])
+                append(data[begin:place])
             elif tag == 104:
                 count = data[place + 1]
                 place += 2
@@ -182,8 +189,10 @@ def _read(data: bytes, place: int, room: Room) -> tuple[Any, int]:
             elif tag == 116:
                 count = u32(data, place + 1)[0] * 2
                 place += 5
-                opened = _MAP
-                break
+                if count:
+                    opened = _MAP
+                    break
+                append({})
             elif tag == 108:
                 (count,) = u32(data, place + 1)
                 place += 5
@@ -199,6 +208,8 @@ def _read(data: bytes, place: int, room: Room) -> tuple[Any, int]:
                     append(pids[data[place:end]])
                     place = end
                 except KeyError:
+                    if room is None:
+                        room = Room(limits, refs)
                     pid, place = learn_pid(data, place, room)
                     append(pid)
             elif tag == 98:
@@ -218,6 +229,8 @@ def _read(data: bytes, place: int, room: Room) -> tuple[Any, int]:
                 append(list(cut(data, place + 3, count)))
                 place += 3 + count
             elif tag in READERS:
+                if room is None:
+                    room = Room(limits, refs)
                 value, place = READERS[tag](data, place + 1, room)
                 append(value)
             elif tag == 105:
@@ -231,6 +244,8 @@ def _read(data: bytes, place: int, room: Room) -> tuple[Any, int]:
                     raise DecodeError(f"a fun with {count} free variables")
                 count += 3  # and before them the old index, the old unique number and a pid
                 funs.append(place)
+                if room is None:
+                    room = Room(limits, refs)
                 _module, place = read_atom(data, place + 1 + _FUN_HEADER, room)
                 opened = _FUN
                 break
@@ -239,9 +254,9 @@ def _read(data: bytes, place: int, room: Room) -> tuple[Any, int]:
         else:
             # All elements of what is open are there.
             if kind == _TUPLE:
-                value = tuple(items)
+                value = tuple(items[start:])
             elif kind == _MAP:
-                value = _map(items, limits)
+                value = _map(items[start:], limits)
             elif kind == _LIST:
                 tag = data[place]
                 if tag == 106:
@@ -267,17 +282,22 @@ def _read(data: bytes, place: int, room: Room) -> tuple[Any, int]:
                     kind = _TAIL
                     todo = repeat(None, 1)
                     continue
-                value = items
+                value = items[start:]
             elif kind == _TAIL:
                 value = items.pop()
-                if items:
-                    value = ImproperList(items, value)
+                if len(items) > start:
+                    value = improper_list(items[start:], value)
             elif kind == _FUN:
-                value = _fun(data[funs.pop() : place], items)
+                value = _fun(data[funs.pop() : place], items[start:])
             else:
-                return items[0], place
-            kind, items, todo = stack.pop()
-            append = items.append
+                value = items[0]
+            if kind != _TERM:
+                del items[start:]
+                kind, start, todo = stack.pop()
+            if kind == _TERM:
+                if place - first > limits.max_bytes - 1:
+                    raise DecodeError(f"a term of more than {limits.max_bytes} bytes")
+                return value, place
             append(value)
             continue
         # A container begins, of `count` terms.
@@ -288,10 +308,9 @@ def _read(data: bytes, place: int, room: Room) -> tuple[Any, int]:
             raise _too_many(limits)
         if len(stack) >= max_depth:
             raise DecodeError(f"a term deeper than {max_depth}")
-        stack.append((kind, items, todo))
+        stack.append((kind, start, todo))
         kind = opened
-        items = []
-        append = items.append
+        start = len(items)
         todo = repeat(None, count)
 
 
@@ -305,11 +324,13 @@ def _too_many(limits: Limits) -> DecodeError:
 
 def _map(items: list[Any], limits: Limits) -> dict[Any, Any] | Map:
     """The map of these keys and values in turn: a dict if that is exact, else a `Map`."""
+    size = len(items)
     alternate = iter(items)
+    pairs = zip(alternate, alternate)  # noqa: B905 - they cannot differ in length
     try:
-        if len(items) <= 2 * _MAX_SAME_HASH or _well_spread(items[::2]):
-            plain = dict(zip(alternate, alternate, strict=True))
-            if 2 * len(plain) == len(items):
+        if size <= 2 * _MAX_SAME_HASH or _well_spread(items[::2]):
+            plain = dict(pairs)
+            if 2 * len(plain) == size:
                 return plain
     except (TypeError, RecursionError):
         pass  # keys without a hash, or deep ones

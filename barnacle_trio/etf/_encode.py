@@ -31,6 +31,8 @@ VERSION = b"\x83"
 _TRUE, _FALSE, _NIL = (Atom(name).wire for name in ("true", "false", "nil"))
 _BYTE = [b"a%c" % number for number in range(256)]
 _SMALL_TUPLE = [b"h%c" % arity for arity in range(256)]
+_SHORT_LIST = [b"l\0\0\0%c" % size for size in range(256)]
+_SHORT_MAP = [b"t\0\0\0%c" % size for size in range(256)]
 _SHORT_BINARY = [b"m\0\0\0%c" % size for size in range(256)]
 _SIZED = Struct("!BI").pack
 _INTEGER = Struct("!Bi").pack
@@ -60,7 +62,7 @@ def encode(term: Any, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
         a float that is not finite, text with lone surrogates, two keys of a map that are one and
         the same in Erlang (``"a"`` and ``b"a"``), a structure that contains itself.
     """
-    data = b"".join(encode_parts(term, limits))
+    data = b"".join(_parts(term, limits, _UNORDERED, [VERSION]))
     if len(data) > limits.max_bytes:
         raise _too_large(limits)
     return data
@@ -127,14 +129,14 @@ def _parts(term: Any, limits: Limits, levels: int, parts: list[bytes]) -> list[b
                     append(b"j")
                     continue
                 size = len(term)
-                append(_header(108, size))
+                append(_SHORT_LIST[size] if size < 256 else _header(108, size))
                 inner = chain(term, _END_OF_LIST)
                 break
             elif kind is Pid:
                 append(term.wire)
             elif kind is dict:
                 size = len(term)
-                append(_header(116, size))
+                append(_SHORT_MAP[size] if size < 256 else _header(116, size))
                 if levels >= 0:
                     append(_ordered(term.items(), limits, levels))
                 elif size:
@@ -167,7 +169,7 @@ def _parts(term: Any, limits: Limits, levels: int, parts: list[bytes]) -> list[b
                 append(term.data)
             elif isinstance(term, Mapping) and not isinstance(term, dict):
                 size = len(term)
-                append(_header(116, size))
+                append(_SHORT_MAP[size] if size < 256 else _header(116, size))
                 if levels >= 0:
                     append(_ordered(term.items(), limits, levels))
                     continue

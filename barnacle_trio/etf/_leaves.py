@@ -25,6 +25,7 @@ from barnacle_trio.etf._terms import (
     Pid,
     Port,
     Reference,
+    reference,
 )
 
 u16 = Struct("!H").unpack_from
@@ -200,7 +201,10 @@ def _old_creation(data: bytes, place: int) -> int:
 def _newer_reference(data: bytes, place: int, room: Room) -> tuple[Reference, int]:
     node, start = read_atom(data, place + 2, room)
     ids, end = _words(data, place, start + 4)
-    return Reference(node, u32(data, start)[0], ids), end
+    (creation,) = u32(data, start)
+    if data[place + 2] == 119:  # spelt as we spell it
+        return reference(node, creation, ids, data[place - 1 : end]), end
+    return Reference(node, creation, ids), end
 
 
 def _new_reference(data: bytes, place: int, room: Room) -> tuple[Reference, int]:

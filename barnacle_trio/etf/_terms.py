@@ -257,7 +257,7 @@ class ImproperList:
         _put(self, "tail", tail)
         if not self.elements:
             raise EncodeError("an improper list without elements is its tail")
-        if isinstance(tail, list | ImproperList):
+        if isinstance(tail, (list, ImproperList)):
             raise EncodeError("the tail of an improper list is not a list")
 
     def __repr__(self) -> str:
@@ -265,3 +265,24 @@ class ImproperList:
             return f"ImproperList({self.elements!r}, {self.tail!r})"
         except RecursionError:  # a peer's term, in somebody's log line
             return "ImproperList(...)"
+
+
+# For the decoder, which has checked the parts already: a third of the time of the usual way.
+
+
+def improper_list(elements: list[Any], tail: Any) -> ImproperList:
+    """An `ImproperList` of parts that are known to be right."""
+    made = object.__new__(ImproperList)
+    _put(made, "elements", tuple(elements))
+    _put(made, "tail", tail)
+    return made
+
+
+def reference(node: Atom, creation: int, ids: tuple[int, ...], wire: bytes) -> Reference:
+    """A `Reference` of parts that are known to be right, ``wire`` being our spelling of it."""
+    made = object.__new__(Reference)
+    _put(made, "node", node)
+    _put(made, "creation", creation)
+    _put(made, "ids", ids)
+    _put(made, "wire", wire)
+    return made
