@@ -180,12 +180,26 @@ class TestFallback:
         assert told(await ask(fallback(Source([]), second))) == ("complete", set())
         assert second.asked == 0
 
-    async def test_a_stand_in_finds_nodes_but_condemns_nobody(self) -> None:
+    async def test_a_stand_in_answers_for_the_first(self, caplog: pytest.LogCaptureFixture) -> None:
         third = Source([C])
-        answer = await ask(fallback(failing("DNS is down"), Source([B]), third))
-        assert told(answer) == ("partial", {B})
-        assert complaint(answer) == "Source(): DNS is down"
+        joined = fallback(failing("DNS is down"), Source([B]), third)
+        for _ in range(3):
+            assert told(await ask(joined)) == ("complete", {B})
         assert third.asked == 0
+        assert [record.message for record in caplog.records] == [
+            "Source(): DNS is down; Source() stands in"
+        ]
+
+    async def test_a_stand_in_condemns_nobody_whom_the_first_had_named(self) -> None:
+        first = Source([A, B])
+        joined = fallback(first, Source([C]))
+        assert told(await ask(joined)) == ("complete", {A, B})
+        first.answer = DiscoveryError("DNS is down")
+        assert told(await ask(joined)) == ("complete", {A, B, C})
+        first.answer = [A]
+        assert told(await ask(joined)) == ("complete", {A})
+        first.answer = DiscoveryError("DNS is down")
+        assert told(await ask(joined)) == ("complete", {A, C})
 
     async def test_what_was_known_in_part_is_kept_beside_the_stand_in(self) -> None:
         assert told(await ask(fallback(partly(A), Source([B])))) == ("partial", {A, B})
@@ -197,7 +211,7 @@ class TestFallback:
     ) -> None:
         hanging = Source([A], after=60)
         answer = await ask(fallback(hanging, hanging, Source([C], after=2)), within=10)
-        assert told(answer) == ("partial", {C})
+        assert told(answer) == ("complete", {C})
         assert hanging.cancelled == 2
 
     async def test_hanging_ones_alone_are_a_failure_in_time(

@@ -13,6 +13,7 @@ from typing import Any
 
 from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
+from barnacle_trio.distribution._flags import OUR_FLAGS, Flag
 from barnacle_trio.etf import Atom, ImproperList, Pid, Reference
 
 GEN_CALL = Atom("$gen_call")
@@ -80,22 +81,27 @@ class Kernel:
         """Tell a peer that this node is leaving."""
         return control.reg_send(self.pid, GOODBYE_NAME, (LEAVING, self.node))
 
-    def answer(self, peer: NodeName, message: control.Message) -> list[bytes]:
-        """What is owed for one message, as frames for the connection that it came on."""
+    def answer(
+        self, peer: NodeName, message: control.Message, agreed: Flag = OUR_FLAGS
+    ) -> list[bytes]:
+        """What is owed for one message, as bodies for the connection that it came on.
+
+        ``agreed`` is what both ends of that connection can do.
+        """
         match message:
             case control.RegSend(to=name, payload=payload):
-                return self._to_name(peer, name, payload)
+                return self._to_name(peer, name, payload, agreed)
             case control.Send(to=to, payload=payload) | control.AliasSend(to=to, payload=payload):
                 self._to_pid(to, payload)
                 return []
             case control.Monitor(sender=watcher, target=target, ref=ref):
                 if self._exists(target):
                     return []
-                return [control.monitor_exit(target, watcher, ref, NOPROC)]
+                return [control.monitor_exit(target, watcher, ref, NOPROC, agreed)]
             case control.Link(sender=sender, to=to):
                 if self._exists(to):
                     return []
-                return [control.exit_(to, sender, NOPROC)]
+                return [control.exit_(to, sender, NOPROC, agreed)]
             case control.Unlink(id=unlink_id, sender=sender, to=to):
                 return [control.unlink_ack(unlink_id, to, sender)]
             case control.SpawnRequest(ref=ref, sender=sender):
@@ -112,11 +118,11 @@ class Kernel:
             case (Reference() as reference, Atom("yes")) if reference in self._waiting:
                 self._waiting[reference]()
 
-    def _to_name(self, peer: NodeName, name: Atom, payload: Any) -> list[bytes]:
+    def _to_name(self, peer: NodeName, name: Atom, payload: Any, agreed: Flag) -> list[bytes]:
         match payload:
             case (Atom("$gen_call"), (Pid() as caller, tag), request):
                 reply = self._call(name, request)
-                return [] if reply is None else [_reply(self.pid, caller, tag, reply)]
+                return [] if reply is None else [_reply(self.pid, caller, tag, reply, agreed)]
             case (Atom("$gen_cast"), request) if name == GLOBAL_NAME_SERVER:
                 return self._cast_to_global(peer, request)
         return []
@@ -159,7 +165,7 @@ class Kernel:
         self._synced.discard(peer)
 
 
-def _reply(sender: Pid, caller: Pid, tag: Any, reply: Any) -> bytes:
+def _reply(sender: Pid, caller: Pid, tag: Any, reply: Any, agreed: Flag) -> bytes:
     """A gen_server's reply: to the alias that stands in the tag, else to the caller."""
     answer = (tag, reply)
     alias = tag
@@ -169,4 +175,4 @@ def _reply(sender: Pid, caller: Pid, tag: Any, reply: Any) -> bytes:
             alias = inner
     if isinstance(alias, ImproperList) and isinstance(alias.tail, Reference):
         return control.alias_send(sender, alias.tail, answer)
-    return control.send(sender, caller, answer)
+    return control.send(sender, caller, answer, agreed)

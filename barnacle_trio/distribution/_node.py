@@ -302,7 +302,7 @@ class Node:
                 name == GOODBYE_NAME
             ):
                 connection.leaving = True
-        for answer in self._kernel.answer(peer, message):
+        for answer in self._kernel.answer(peer, message, connection.agreed):
             connection.send(frame(answer))
 
     async def _watch(self) -> None:
