@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from barnacle_trio._errors import RemoteProtocolError
+from barnacle_trio._errors import HandshakeRefused, RemoteProtocolError
 from barnacle_trio.distribution import Node, _acceptor, open_node
 from barnacle_trio.distribution._control import exit2, reg_send
 from barnacle_trio.distribution._flags import OUR_FLAGS
 from barnacle_trio.distribution._frames import TICK, frame
-from barnacle_trio.epmd import FixedPort, lookup
+from barnacle_trio.epmd import FixedPort, lookup, open_registration
 from barnacle_trio.etf import Atom, Pid, encode
 from tests.beam import COOKIE, unique
 
@@ -278,3 +278,41 @@ async def test_a_port_that_is_no_node_fails_that_dial_alone() -> None:
             with pytest.raises(RemoteProtocolError, match=r"announced.*HTTP"):
                 await node.connect("web@127.0.0.1")
         nursery.cancel_scope.cancel()
+
+
+async def _offered_challenge(port: int, name: str) -> tuple[trio.SocketStream, bytes]:
+    """Dial the node under a name, and stop at the challenge that it issues."""
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    await stream.send_all(name_message(name.encode()))
+    data = b""
+    while len(data) < 7 or len(data) < 7 + int.from_bytes(data[5:7]):
+        data += await stream.receive_some(1000)
+    return stream, data[16:20]
+
+
+@pytest.mark.parametrize("pending", [True, False], ids=["pending", "given up"])
+async def test_a_challenge_of_our_own_is_never_answered(pending: bool) -> None:
+    """The reflection attack: who does not know the cookie has the node answer its own challenge."""
+    attacker = unique("attacker")
+    answers: list[bytes] = []
+    async with reachable_node() as (node, port), trio.open_nursery() as nursery:
+        stream, challenge = await _offered_challenge(port, unique("first"))
+        if not pending:
+            await stream.aclose()
+
+        async def reflect(dialled: trio.SocketStream) -> None:
+            await dialled.receive_some(1000)
+            name = attacker.encode()
+            body = struct.pack(">cQ4sIH", b"N", int(OUR_FLAGS), challenge, 7, len(name)) + name
+            await dialled.send_all(message(b"sok") + message(body))
+            answers.append(await drained(dialled))
+
+        listeners = await nursery.start(partial(trio.serve_tcp, reflect, 0, host="127.0.0.1"))
+        attackers_port = listeners[0].socket.getsockname()[1]
+        basename = attacker.partition("@")[0]
+        async with open_registration(basename, attackers_port):
+            with pytest.raises(HandshakeRefused, match="itself issued"):
+                await node.connect(attacker)
+        assert answers == [b""], "not a byte of an answer"
+        nursery.cancel_scope.cancel()
+        await trio.aclose_forcefully(stream)

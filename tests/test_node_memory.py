@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -276,21 +277,16 @@ async def _fail() -> None:
     raise RuntimeError("broken")
 
 
-class open_memory_pair:
+@asynccontextmanager
+async def open_memory_pair(
+    failure_timeout: float = 10.0,
+) -> AsyncIterator[tuple[MemoryNetwork, Node, Node]]:
     """A network with a and b, connected."""
-
-    def __init__(self, **options: float) -> None:
-        self._options = options
-        self._network = MemoryNetwork()
-
-    async def __aenter__(self) -> tuple[MemoryNetwork, Node, Node]:
-        self._a = self._network.open_node(A, **self._options)  # type: ignore[arg-type]
-        self._b = self._network.open_node(B, **self._options)  # type: ignore[arg-type]
-        a, b = await self._a.__aenter__(), await self._b.__aenter__()
+    network = MemoryNetwork()
+    async with (
+        network.open_node(A, failure_timeout=failure_timeout) as a,
+        network.open_node(B, failure_timeout=failure_timeout) as b,
+    ):
         await a.connect(B)
         await b.nodes.wait_value(frozenset({A}))
-        return self._network, a, b
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self._b.__aexit__(*exc)  # type: ignore[arg-type]
-        await self._a.__aexit__(*exc)  # type: ignore[arg-type]
+        yield network, a, b
