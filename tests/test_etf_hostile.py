@@ -5,6 +5,7 @@ Only `DecodeError` ever comes out, in time and memory that the input's size boun
 
 from __future__ import annotations
 
+import ast
 import gc
 import random
 import sys
@@ -13,14 +14,16 @@ import tracemalloc
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from barnacle_trio import _errors
+from barnacle_trio import _errors, etf
 from barnacle_trio.etf import (
     Atom,
     BitString,
@@ -29,6 +32,7 @@ from barnacle_trio.etf import (
     Limits,
     Map,
     Pid,
+    _terms,
     decode,
     decode_prefix,
     encode,
@@ -119,6 +123,7 @@ def compressed(plain: bytes, announced: int | None = None) -> bytes:
     return V + b"P" + size.to_bytes(4) + zlib.compress(plain, 9)
 
 
+@cache
 def bomb(size: int) -> bytes:
     """``size`` zeros, compressed without ever being there all at once."""
     deflater = zlib.compressobj(9)
@@ -133,7 +138,7 @@ def test_72_compressed_that_announces_four_gigabytes() -> None:
 
 @pytest.mark.parametrize("announced", [2, 10_000, MIB])
 def test_72_a_bomb_that_announces_little(announced: int) -> None:
-    data = V + b"P" + announced.to_bytes(4) + bomb(256 * MIB)
+    data = V + b"P" + announced.to_bytes(4) + bomb(128 * MIB)
     with cheap(8 * MIB):
         refused(data, "not the size", compressed=True)
 
@@ -269,16 +274,14 @@ def test_77_a_million_distinct_atoms_in_one_term() -> None:
 
 def test_77_atoms_and_pids_are_not_kept_for_ever() -> None:
     held = Atom("held on to")
-    for start in range(0, 100_000, 10_000):
+    for start in range(0, 40_000, 10_000):
         decode(V + b"l" + (10_000).to_bytes(4) + distinct_atoms(10_000, start) + b"j")
         pids = b"".join(b"Xw\3a@b" + (start + n).to_bytes(12) for n in range(10_000))
         decode(V + b"l" + (10_000).to_bytes(4) + pids + b"j")
     assert len(leaves.atom_values) <= leaves.MAX_KNOWN
     assert len(leaves.pids) <= leaves.MAX_KNOWN
-    from barnacle_trio.etf import _terms
-
     gc.collect()
-    assert len(_terms._atoms) < 2 * leaves.MAX_KNOWN + 1000
+    assert len(_terms._atoms) < 3 * leaves.MAX_KNOWN
     assert Atom("held on to") is held
     assert decode(encode(held)) is held
 
@@ -441,6 +444,20 @@ def test_83_integers_chosen_to_have_one_hash() -> None:
 def test_83_keys_that_share_hashes_by_chance_are_still_a_dict() -> None:
     term = dict.fromkeys(product((-1, -2), range(1000)), 0)  # hash(-1) == hash(-2)
     assert type(decode(encode(term))) is dict
+
+
+# 84
+
+
+def test_84_nothing_of_a_peers_is_ever_run() -> None:
+    package = Path(etf.__file__).parent
+    for module in package.glob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+                assert not names & {"pickle", "marshal", "shelve", "importlib"}, module
+            elif isinstance(node, ast.Name):
+                assert node.id not in {"eval", "exec", "compile", "__import__"}, module
 
 
 # Tags, the end of input, and bytes at random.

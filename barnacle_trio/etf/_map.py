@@ -30,6 +30,7 @@ class Map(Mapping[Any, Any]):
 
     Args:
       pairs: a mapping, or pairs of key and value.
+      limits: what a key may cost.
 
     Raises:
       EncodeError: a key twice, or one that is no term.

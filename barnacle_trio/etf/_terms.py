@@ -236,12 +236,11 @@ class BitString:
             raise EncodeError(f"1 to 7 bits of the last byte are used, not {self.bits}")
         if not self.data:
             raise EncodeError("a bit string without a byte has no last byte")
-        last = self.data[-1]
-        used = last & (0xFF00 >> self.bits) & 0xFF
-        _put(self, "data", bytes(self.data) if used == last else self.data[:-1] + bytes([used]))
+        used = self.data[-1] & (0xFF00 >> self.bits) & 0xFF
+        _put(self, "data", bytes(self.data[:-1]) + bytes([used]))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, init=False, repr=False)
 class ImproperList:
     """``[a, b | tail]``: a list that does not end in the empty list.
 
