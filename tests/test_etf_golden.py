@@ -174,6 +174,15 @@ def test_atoms_behind_a_distribution_header() -> None:
         decode(b"\x83" + data)
 
 
+def test_a_closure_that_leans_on_a_distribution_header_is_refused() -> None:
+    refs = (Atom("m"),)
+    whole = closure("77016d", "6a")[1:]
+    assert decode_bare(whole, refs=refs)[0] == decode(b"\x83" + whole)
+    for leaning in (closure("5200", "6a"), closure("77016d", "5200")):
+        with pytest.raises(DecodeError, match="a header that names 0"):
+            decode_bare(leaning[1:], refs=refs)
+
+
 def test_a_compressed_term_is_read_where_it_is_allowed() -> None:
     plain = encode([b"x" * 1000] * 3)[1:]
     data = b"\x83P" + len(plain).to_bytes(4) + zlib.compress(plain)

@@ -107,7 +107,8 @@ def decode_bare(
 ) -> tuple[Any, int]:
     """As `decode_prefix`, for a term without version byte: one behind a distribution header.
 
-    ``refs`` are the atoms that the header names. A fun that refers to them cannot be carried.
+    ``refs`` are the atoms that the header names. A fun that refers to them is refused: its bytes
+    would mean something else behind the next header.
     """
     try:
         return _read(data, offset, limits, refs)
@@ -289,6 +290,8 @@ def _read(data: bytes, place: int, limits: Limits, refs: Sequence[Atom]) -> tupl
                     value = improper_list(items[start:], value)
             elif kind == _FUN:
                 value = _fun(data[funs.pop() : place], items[start:])
+                if refs and not funs:  # atoms of this header mean nothing in another frame
+                    _read(value.wire, 0, limits, ())
             else:
                 value = items[0]
             if kind != _TERM:
