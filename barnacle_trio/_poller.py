@@ -152,9 +152,9 @@ class Poller:
         if kind not in self._kinds and len(self._kinds) < 100:
             self._kinds.add(kind)
             logger.error(
-                "[%s] a round crashed; it is tried again, and the same traceback is not logged "
-                "again",
+                "[%s] a round crashed (the same traceback is not logged again); %s",
                 self._options.name,
+                "that was once too often" if too_many else "trying on",
                 exc_info=error,
             )
         else:

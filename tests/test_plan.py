@@ -71,7 +71,7 @@ def fail(plan: Plan, name: NodeName, now: float, *, silent: bool = False) -> flo
     return due
 
 
-# -- dials ------------------------------------------------------------------------------------------
+# -- dials -----------------------------------------------------------------------------------------
 
 
 def test_a_newly_discovered_name_is_dialled_at_once() -> None:
@@ -233,12 +233,12 @@ def test_a_loss_while_it_is_dialled_is_not_forgotten() -> None:
     assert plan.take_dials(4.0) == [A]
 
 
-# -- quarantine -------------------------------------------------------------------------------------
+# -- quarantine ------------------------------------------------------------------------------------
 
 
 def refuse(plan: Plan, name: NodeName, now: float, location: object = None) -> float:
     plan.dial_ended(name, now)
-    plan.refused(name, HandshakeRefused("wrong cookie"), now, location=location)  # type: ignore[arg-type]
+    plan.refused(name, HandshakeRefused("wrong cookie"), now, location=location)
     due = plan.status()[name].next_attempt
     assert due is not None
     return due - now
@@ -302,7 +302,7 @@ def test_only_news_is_worth_a_line() -> None:
     assert news == [True] + [False] * 19
 
 
-# -- discovery ----------------------------------------------------------------------------------------
+# -- discovery -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("answer", [failed(), partial(B)])
@@ -364,7 +364,7 @@ def test_memory_of_names_that_come_and_go_is_bounded() -> None:
     assert len(plan._past) == MAX_PAST
 
 
-# -- pruning ----------------------------------------------------------------------------------------
+# -- pruning ---------------------------------------------------------------------------------------
 
 
 def missing(plan: Plan, *named: str, times: Iterable[float]) -> list[tuple[float, NodeName]]:

@@ -1,0 +1,555 @@
+"""Pause, resume, shutdown, drain, crashes, and how the block is left."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from barnacle_trio._barnacle import Barnacle
+from barnacle_trio._errors import BarnacleCrashed, BarnaclePaused, DiscoveryError
+from barnacle_trio._events import (
+    Draining,
+    Event,
+    NodeDown,
+    NodeUp,
+    Paused,
+    Refreshed,
+    Restarted,
+    Resumed,
+    ShutDown,
+)
+from barnacle_trio._names import NodeName
+from barnacle_trio._running import open_barnacle, serve_barnacle
+from barnacle_trio._supervisor import RestartPolicy
+from barnacle_trio.testing import HANG, EventRecorder, FakeTransport, ScriptedStrategy
+from tests.barnacles import A, B, World, open_world, settle
+from tests.checkpoints import cancel_at_every_checkpoint
+
+# -- pause and resume ------------------------------------------------------------------------------
+
+
+async def test_nothing_is_asked_dialled_or_pruned_while_paused(autojump_clock: MockClock) -> None:
+    """B9: a pause cannot be undone by a timer that was set before it."""
+    async with open_world(A, B, prune_after=0) as world:
+        await world.barnacle.wait_for_nodes(2)
+        await world.barnacle.pause()
+        world.strategy.answer = [A]
+        asked, dialled = world.strategy.count, len(world.transport.dials)
+        world.transport.lose(A)
+        await trio.sleep(1000)
+        assert world.strategy.count == asked
+        assert len(world.transport.dials) == dialled
+        assert world.transport.disconnects == []
+        assert world.barnacle.status().state == "paused"
+        assert world.transport.connected == {B}, "connections stay"
+
+
+async def test_ups_and_downs_are_told_while_paused(autojump_clock: MockClock) -> None:
+    for abilities in ({"subscribe"}, set[str]()):
+        transport = FakeTransport(reachable=[A, B], abilities=abilities)
+        async with open_world(A, B, transport=transport) as world:
+            await world.barnacle.wait_for_nodes(2)
+            await world.barnacle.pause()
+            transport.lose(A)
+            await trio.sleep(2)
+            transport.dial_in(A)
+            await trio.sleep(2)
+            assert [event.node for event in world.recorder.of(NodeDown)] == [A]
+            assert world.barnacle.nodes.value == {A, B}
+
+
+async def test_resume_goes_on_with_a_round_at_once(autojump_clock: MockClock) -> None:
+    async with open_world(A) as world:
+        await world.barnacle.wait_for_nodes(1)
+        await world.barnacle.pause()
+        await trio.sleep(100)
+        world.transport.lose(A)
+        await world.barnacle.resume()
+        await world.barnacle.wait_for_nodes(1)
+        assert trio.current_time() <= 100.1
+        assert world.strategy.asked[-1] == 100.0
+        told = [type(e) for e in world.recorder.events if isinstance(e, Paused | Resumed)]
+        assert told == [Paused, Resumed]
+
+
+async def test_pause_and_resume_do_nothing_twice(autojump_clock: MockClock) -> None:
+    async with open_world(A) as world:
+        await world.barnacle.resume()
+        await world.barnacle.pause()
+        await world.barnacle.pause()
+        await world.barnacle.resume()
+        await world.barnacle.resume()
+        assert len(world.recorder.of(Paused)) == len(world.recorder.of(Resumed)) == 1
+
+
+async def test_refresh_resumes(autojump_clock: MockClock) -> None:
+    async with open_world(A) as world:
+        await world.barnacle.pause()
+        await trio.sleep(100)
+        before = world.strategy.count
+        assert (await world.barnacle.refresh()).nodes == {A}
+        assert world.strategy.count == before + 1
+        assert world.barnacle.status().state == "running"
+        assert len(world.recorder.of(Resumed)) == 1
+        await trio.sleep(20)
+        assert world.strategy.count >= before + 4
+
+
+@pytest.mark.parametrize("stuck", ["strategy", "dial", "listing"])
+async def test_pause_cancels_a_round_under_way(stuck: str, autojump_clock: MockClock) -> None:
+    """B8: nobody waits for dials or lookups."""
+    async with open_world(A, B) as world:
+        await world.barnacle.wait_for_nodes(2)
+        if stuck == "strategy":
+            world.strategy.answer = HANG
+        elif stuck == "dial":
+            world.transport.lose(A)
+            world.transport.peer(A).on_connect = HANG
+        else:
+            world.transport.on_list = HANG
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def refresh() -> None:
+                with pytest.raises(BarnaclePaused):
+                    await world.barnacle.refresh()
+
+            await trio.sleep(1)
+            await world.barnacle.pause()
+            assert trio.current_time() == 1.0
+            assert world.transport._dialling == 0
+        assert B in world.barnacle.nodes.value
+
+
+async def test_pause_before_anything_ran(autojump_clock: MockClock) -> None:
+    async with open_world(A) as world:
+        await world.barnacle.pause()
+        count = world.strategy.count
+        await trio.sleep(100)
+        assert world.strategy.count == count
+
+
+async def test_pause_and_refresh_race(autojump_clock: MockClock) -> None:
+    """Whoever comes last has it, and nobody is left waiting."""
+    async with open_world(A) as world:
+        for _ in range(20):
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def refresh() -> None:
+                    with suppress(BarnaclePaused):
+                        await world.barnacle.refresh()
+
+                nursery.start_soon(world.barnacle.pause)
+                nursery.start_soon(world.barnacle.resume)
+                nursery.start_soon(world.barnacle.pause)
+            assert world.barnacle.status().state in ("running", "paused")
+            assert (await world.barnacle.refresh()).nodes == {A}
+
+
+async def test_pause_is_cancelled_cleanly_at_every_checkpoint(autojump_clock: MockClock) -> None:
+    async with open_world(A) as world:
+
+        async def pause() -> None:
+            world.transport.peer(A).on_connect = HANG
+            world.transport.lose(A)
+            await settle()
+            await world.barnacle.pause()
+
+        async def works() -> None:
+            world.transport.peer(A).on_connect = None
+            assert (await world.barnacle.refresh()).nodes == {A}
+
+        assert await cancel_at_every_checkpoint(pause, works) > 0
+
+
+# -- shutdown --------------------------------------------------------------------------------------
+
+
+async def test_shutdown_ends_the_barnacle_and_leaves_connections(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(A) as world:
+        await world.barnacle.wait_for_nodes(1)
+        await world.barnacle.shutdown()
+        await world.barnacle.shutdown()
+        count = world.strategy.count
+        await trio.sleep(100)
+        assert world.strategy.count == count
+        assert world.transport.connected == {A}
+        assert world.barnacle.status().state == "closed"
+        assert world.transport._callbacks == []
+    assert len(world.recorder.of(ShutDown)) == 1
+    assert isinstance(world.recorder.events[-1], ShutDown)
+
+
+CALLS: dict[str, Callable[[Barnacle], Awaitable[Any]]] = {
+    "refresh": lambda barnacle: barnacle.refresh(),
+    "wait_for_nodes": lambda barnacle: barnacle.wait_for_nodes(7),
+    "held_for": lambda barnacle: barnacle.wait_for_nodes(1, held_for=1000),
+    "pause": lambda barnacle: barnacle.pause(),
+    "resume": lambda barnacle: barnacle.resume(),
+    "drain": lambda barnacle: barnacle.drain(),
+}
+
+
+@pytest.mark.parametrize("call", ["refresh", "wait_for_nodes", "held_for"])
+async def test_pending_calls_raise_when_it_ends(call: str, autojump_clock: MockClock) -> None:
+    async with open_world(A, strategy=ScriptedStrategy([A], HANG)) as world:
+        await world.barnacle.wait_for_nodes(1)
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def waiting() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await CALLS[call](world.barnacle)
+
+            await trio.sleep(1)
+            await world.barnacle.shutdown()
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_later_calls_raise(call: str, autojump_clock: MockClock) -> None:
+    async with open_world(A) as world:
+        await world.barnacle.wait_for_nodes(1)
+    with pytest.raises(trio.ClosedResourceError):
+        await CALLS[call](world.barnacle)
+    with pytest.raises(trio.ClosedResourceError), world.barnacle.open_listener():
+        pass
+    assert world.barnacle.nodes.value == {A}
+    await world.barnacle.shutdown()
+
+
+async def _leave_plainly(_world: World) -> None:
+    await trio.sleep(1)
+
+
+async def _leave_by_error(_world: World) -> None:
+    await trio.sleep(1)
+    raise ZeroDivisionError
+
+
+async def _leave_by_shutdown(world: World) -> None:
+    await world.barnacle.shutdown()
+
+
+async def _leave_by_drain(world: World) -> None:
+    await world.barnacle.drain()
+
+
+async def _leave_by_cancellation(_world: World) -> None:
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [_leave_plainly, _leave_by_error, _leave_by_shutdown, _leave_by_drain, _leave_by_cancellation],
+)
+async def test_shutdown_is_told_on_every_way_out(
+    leave: Callable[[World], Awaitable[None]], autojump_clock: MockClock
+) -> None:
+    worlds: list[World] = []
+
+    async def run() -> None:
+        async with open_world(A) as world:
+            worlds.append(world)
+            await world.barnacle.wait_for_nodes(1)
+            await leave(world)
+
+    with suppress(ZeroDivisionError), trio.move_on_after(10):
+        await run()
+    [world] = worlds
+    assert isinstance(world.recorder.events[-1], ShutDown)
+    assert len(world.recorder.of(ShutDown)) == 1
+    world.recorder.send.close()
+    with pytest.raises(trio.EndOfChannel):  # the clone was closed too
+        await world.recorder.wait_for(Restarted)
+
+
+async def test_shutdown_is_told_when_it_crashes(autojump_clock: MockClock) -> None:
+    recorder = EventRecorder()
+    with pytest.raises(BarnacleCrashed):
+        async with open_barnacle(
+            ScriptedStrategy(ValueError()),
+            FakeTransport(),
+            listener=recorder.send,
+            restart_policy=RestartPolicy(max_restarts=0),
+        ):
+            await trio.sleep_forever()
+    assert isinstance(recorder.events[-1], ShutDown)
+
+
+# -- drain -----------------------------------------------------------------------------------------
+
+
+class Leaving(ScriptedStrategy):
+    """A strategy that says goodbye."""
+
+    def __init__(self, *answers: Any) -> None:
+        super().__init__(*answers)
+        self.left: list[float] = []
+        self.leaving: Exception | None = None
+
+    async def leave(self, _local: NodeName) -> None:
+        self.left.append(trio.current_time())
+        await trio.sleep(1)
+        if self.leaving is not None:
+            raise self.leaving
+
+
+async def test_drain_says_goodbye_and_ends_closed(autojump_clock: MockClock) -> None:
+    strategy = Leaving([A, B])
+    async with open_world(A, strategy=strategy, transport=FakeTransport(reachable=[A])) as world:
+        await world.barnacle.wait_for_nodes(1)
+        world.transport.peer(B).on_connect = HANG
+        await trio.sleep(9)
+        await world.barnacle.drain(3.0)
+        assert strategy.left == [9.0]
+        assert world.transport.drains == [3.0]
+        assert trio.current_time() == 10.0
+        assert world.transport._dialling == 0
+        assert world.barnacle.status().state == "closed"
+        told = [type(event) for event in world.recorder.events][-3:]
+        assert told == [Draining, NodeDown, ShutDown]
+
+
+async def test_while_draining_nothing_is_dialled_and_calls_raise(
+    autojump_clock: MockClock,
+) -> None:
+    strategy = Leaving([A])
+    async with open_world(A, strategy=strategy, transport=FakeTransport(reachable=[A])) as world:
+        await world.barnacle.wait_for_nodes(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.barnacle.drain)
+            await trio.sleep(0.5)
+            assert world.barnacle.status().state == "draining"
+            world.transport.lose(A)
+            for call in (world.barnacle.refresh, world.barnacle.pause, world.barnacle.drain):
+                with pytest.raises(trio.ClosedResourceError):
+                    await call()
+        assert len(world.transport.dials) == 1
+
+
+async def test_drain_copes_with_what_cannot_say_goodbye(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    strategy = Leaving([A])
+    strategy.leaving = OSError("no route")
+    transport = FakeTransport(reachable=[A], abilities={"subscribe"})
+    async with open_world(strategy=strategy, transport=transport) as world:
+        await world.barnacle.drain()
+    assert "could not say goodbye" in caplog.text
+
+
+async def test_a_cancelled_drain_ends_closed_all_the_same(autojump_clock: MockClock) -> None:
+    strategy = Leaving([A])
+    async with open_world(A, strategy=strategy) as world:
+        with trio.move_on_after(0.5):
+            await world.barnacle.drain()
+        assert world.barnacle.status().state == "closed"
+        await world.barnacle.shutdown()
+
+
+# -- crashes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        ValueError("a bug"),
+        lambda _local: None,
+        lambda _local: "a@h",
+        lambda _local: 42,
+        ExceptionGroup("bugs", [OSError("expected"), KeyError("not")]),
+    ],
+    ids=["raises", "None", "str", "int", "group"],
+)
+async def test_a_bug_in_a_strategy_restarts_the_poller(
+    junk: Any, autojump_clock: MockClock
+) -> None:
+    """F23: and keeps answer, backoffs and connections."""
+    async with open_world(A, B, prune_after=0) as world:
+        await world.barnacle.wait_for_nodes(2)
+        world.strategy.answer = junk
+        await world.recorder.wait_for(Restarted)
+        await trio.sleep(100)
+        assert world.barnacle.nodes.value == {A, B}
+        assert world.barnacle.status().restarts > 10
+        assert isinstance(world.barnacle.status().last_error, Exception)
+        world.transport.lose(A)
+        await world.barnacle.wait_for_nodes(2)
+        assert trio.current_time() < 107, "the last good answer is still dialled"
+        with pytest.raises(DiscoveryError, match="crashed"):
+            await world.barnacle.refresh()
+        world.strategy.answer = [A, B]
+        assert (await world.barnacle.refresh()).nodes == {A, B}
+
+
+async def test_restarts_come_ever_more_slowly_until_a_round_is_completed(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(strategy=ScriptedStrategy(ValueError("bug")), poll_interval=3) as world:
+        await trio.sleep(11)
+        asked = world.strategy.asked
+        assert asked == pytest.approx([0.0, 0.1, 0.3, 0.7, 1.5, 3.1, 6.1, 9.1])
+        world.strategy.answer = []
+        await world.recorder.wait_for(Refreshed)
+        world.strategy.answer = ValueError("bug")
+        count = len(asked)
+        await trio.sleep(3.5)
+        assert asked[count + 1] - asked[count] == pytest.approx(0.1)
+
+
+async def test_a_traceback_is_logged_once_for_each_kind(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_world(strategy=ScriptedStrategy(ValueError("bug"))) as world:
+        await trio.sleep(100)
+        world.strategy.answer = KeyError("another")
+        await trio.sleep(100)
+    errors = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    kinds = [record.exc_info[0] for record in errors if record.exc_info]
+    assert kinds == [ValueError, KeyError]
+    assert len(errors) == 2
+
+
+async def test_a_crash_too_many_leaves_the_block(autojump_clock: MockClock) -> None:
+    bug = ValueError("bug")
+    with pytest.raises(BarnacleCrashed, match="more than 2 crashes within 5 s") as caught:
+        async with open_world(
+            strategy=ScriptedStrategy(bug), restart_policy=RestartPolicy(max_restarts=2)
+        ):
+            await trio.sleep_forever()
+    assert caught.value.__cause__ is bug
+    assert trio.current_time() == pytest.approx(0.3)
+
+
+async def test_the_bodys_error_goes_along_with_a_crash(autojump_clock: MockClock) -> None:
+    async def run() -> None:
+        async with open_world(
+            strategy=ScriptedStrategy(ValueError("bug")),
+            restart_policy=RestartPolicy(max_restarts=0),
+        ):
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise KeyError("the body's own")
+
+    with pytest.raises(BarnacleCrashed) as caught:
+        await run()
+    cause = caught.value.__cause__
+    assert isinstance(cause, ExceptionGroup)
+    assert [type(each) for each in cause.exceptions] == [BarnacleCrashed, KeyError]
+
+
+async def test_pending_calls_raise_when_it_crashes(autojump_clock: MockClock) -> None:
+    async def bug(_local: NodeName) -> list[str]:
+        await trio.sleep(1)
+        raise ValueError("bug")
+
+    async def wait(barnacle: Barnacle) -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await barnacle.wait_for_nodes(1)
+
+    async def run(nursery: trio.Nursery) -> None:
+        async with open_world(strategy=bug, restart_policy=RestartPolicy(max_restarts=0)) as world:
+            nursery.start_soon(wait, world.barnacle)
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(BarnacleCrashed):
+            await run(nursery)
+
+
+# -- the border of the block -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ZeroDivisionError(), ExceptionGroup("own", [KeyError()]), KeyboardInterrupt(), SystemExit(3)],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_the_body_raises_comes_out_plain(
+    error: BaseException, autojump_clock: MockClock
+) -> None:
+    async def run() -> None:
+        async with open_barnacle(ScriptedStrategy([A]), FakeTransport()):
+            await trio.sleep(1)
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        await run()
+    assert caught.value is error
+
+
+async def test_a_keyboard_interrupt_in_the_strategy_is_never_hidden(
+    autojump_clock: MockClock,
+) -> None:
+    with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
+        async with open_barnacle(ScriptedStrategy(KeyboardInterrupt()), FakeTransport()):
+            await trio.sleep_forever()
+
+
+async def test_cancellation_from_outside_leaves_nothing_behind(autojump_clock: MockClock) -> None:
+    transport = FakeTransport(reachable=[A])
+
+    async def run() -> None:
+        async with open_barnacle(ScriptedStrategy([A]), transport) as barnacle:
+            await barnacle.wait_for_nodes(1)
+            await barnacle.refresh()
+
+    async def nothing_is_left() -> None:
+        await settle()
+        assert transport._callbacks == []
+        assert transport._dialling == 0
+        for name in transport.connected:
+            transport.lose(name)
+
+    assert await cancel_at_every_checkpoint(run, nothing_is_left) > 2
+
+
+# -- serve_barnacle --------------------------------------------------------------------------------
+
+
+async def test_serve_barnacle_gives_the_barnacle_through_start(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    strategy, transport = ScriptedStrategy([A]), FakeTransport(reachable=[A])
+    barnacle: Barnacle = await nursery.start(
+        partial(serve_barnacle, strategy, transport, name="served", poll_interval=1)
+    )
+    assert barnacle.name == "served"
+    assert await barnacle.wait_for_nodes(1) == {A}
+    await barnacle.shutdown()
+
+
+async def test_serve_barnacle_ends_with_shutdown_and_raises_crashes_plainly(
+    autojump_clock: MockClock,
+) -> None:
+    with pytest.raises(BarnacleCrashed) as caught:
+        await serve_barnacle(
+            ScriptedStrategy(ValueError("bug")),
+            FakeTransport(),
+            restart_policy=RestartPolicy(max_restarts=0),
+        )
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+async def test_everything_in_events_bears_name_and_time(autojump_clock: MockClock) -> None:
+    async with open_world(A, name="mine") as world:
+        await world.barnacle.wait_for_nodes(1)
+        await trio.sleep(2)
+        await world.barnacle.pause()
+    events: list[Event] = world.recorder.events
+    assert {event.barnacle for event in events} == {"mine"}
+    assert [event.at for event in events] == sorted(event.at for event in events)
+    assert world.recorder.of(NodeUp)[0].at == 0.0
+    assert not math.isnan(world.recorder.of(Paused)[0].at)
