@@ -129,7 +129,7 @@ def judge(request: pytest.FixtureRequest) -> Iterator[Judge]:
 
 
 @given(term=terms())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_erlang_reads_what_we_write_and_we_what_it_writes(judge: Judge, term: Any) -> None:
     data = encode(term)
     verdict = judge.ask(data)

@@ -152,10 +152,14 @@ def test_a_frame_of_otp_25() -> None:
     assert b"\x70" + encode(control) + encode(payload) == frame
 
 
+def closure(module: str, free: str) -> bytes:
+    head = "02" + "ab" * 16 + "00000005" + "00000001" + module + "6107" + "6200bc614e"
+    wire = head + f"58{NODE_HEX}000000000000000000000000" + free
+    return _bytes("70" + f"{len(wire) // 2 + 4:08x}" + wire)
+
+
 def test_a_closure_is_carried_byte_for_byte() -> None:
-    inside = "02" + "ab" * 16 + "000000050000000177016d61076200bc614e"
-    wire = inside + f"58{NODE_HEX}000000000000000000000000" + "6c0000000161016a"
-    data = _bytes("70" + f"{len(wire) // 2 + 4:08x}" + wire)
+    data = closure("77016d", "6c0000000161016a")
     fun = decode(data)
     assert encode(fun) == data
     assert decode(encode([fun, fun])) == [fun, fun]

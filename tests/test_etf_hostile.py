@@ -267,8 +267,8 @@ def distinct_atoms(count: int, start: int = 0) -> bytes:
     return b"".join(b"w\x08%08d" % number for number in range(start, start + count))
 
 
-def test_77_a_million_distinct_atoms_in_one_term() -> None:
-    data = V + b"l" + (999_999).to_bytes(4) + distinct_atoms(999_999) + b"j"
+def test_77_more_distinct_atoms_than_a_term_may_have() -> None:
+    data = V + b"l" + (70_000).to_bytes(4) + distinct_atoms(70_000) + b"j"
     refused(data, "more than 65536 new atoms")
 
 
@@ -476,7 +476,7 @@ def test_what_does_not_begin_as_a_term(data: bytes) -> None:
 
 
 @given(terms())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_term_that_is_cut_off_anywhere(term: Any) -> None:
     data = encode(term)
     for end in range(len(data)):
@@ -484,7 +484,7 @@ def test_a_term_that_is_cut_off_anywhere(term: Any) -> None:
 
 
 @given(terms(), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_a_term_with_bytes_changed(term: Any, choice: st.DataObject) -> None:
     data = bytearray(encode(term))
     for _ in range(choice.draw(st.integers(1, 4))):
@@ -502,7 +502,7 @@ def test_bytes_at_random_and_frames_with_faults() -> None:
     tags = bytes((70, 77, 80, 82, 88, 89, 90, *range(97, 122)))
     seed = encode([{"k": (1, 2.5, Atom("a"))}, ImproperList([1], Map([([], 2)])), 2**70, "text"])
     taken = 0
-    for turn in range(20_000):
+    for turn in range(12_000):
         if turn % 2:
             body = bytearray(seed)
             for _ in range(rng.randrange(1, 5)):
@@ -518,4 +518,4 @@ def test_bytes_at_random_and_frames_with_faults() -> None:
             continue
         taken += 1
         encode(term)
-    assert taken > 500
+    assert taken > 300

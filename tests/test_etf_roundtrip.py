@@ -11,7 +11,7 @@ from tests.terms import normal, same, terms
 
 
 @given(terms())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_decode_undoes_encode(term: Any) -> None:
     assert same(decode(encode(term)), normal(term))
 
