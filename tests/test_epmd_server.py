@@ -8,11 +8,13 @@ import tracemalloc
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import NoReturn
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from barnacle_trio._errors import RemoteProtocolError
 from barnacle_trio.epmd import _registry, _server, serve_epmd
 from tests.epmd_lab import (
     PATIENCE,
@@ -476,3 +478,20 @@ async def test_a_successor_goes_on_with_every_name_and_every_waiting_connection(
             await until_free(port, b"late")
             successor.cancel_scope.cancel()
         await waiting.aclose()
+
+
+async def test_an_interrupt_of_the_program_does_not_hit_the_server(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would end the server before its node can hand it over."""
+    protected = []
+
+    def check(*_arguments: object) -> NoReturn:
+        protected.append(trio.lowlevel.currently_ki_protected())
+        raise RemoteProtocolError("that will do")
+
+    server = _server.EpmdServer(0)
+    nursery.start_soon(server.run)
+    monkeypatch.setattr(_server, "parse_request", check)
+    assert await ask(server.port, framed(b"n")) == b""
+    assert protected == [True]

@@ -239,9 +239,12 @@ def _not_oneself(stream: trio.SocketStream) -> trio.SocketStream:
     TCP does so when nobody listens and the port, being one of those that are handed out to
     clients, is by chance picked as the local one.
     """
-    if stream.socket.getsockname() == stream.socket.getpeername():
+    try:
+        if stream.socket.getsockname() == stream.socket.getpeername():
+            raise ConnectionRefusedError("nobody listens there")
+    except OSError:  # that, or the connection is reset already and has no peer
         stream.socket.close()
-        raise ConnectionRefusedError("nobody listens there")
+        raise
     return stream
 
 

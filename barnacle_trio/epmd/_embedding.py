@@ -87,6 +87,7 @@ class Embedding:
         self._bequest = estate
         self._nursery.start_soon(self._accept_bequest)
 
+    @trio.lowlevel.enable_ki_protection
     async def _accept_bequest(self) -> None:
         if self._bequest is not None:  # else it was passed on in the same moment
             estate, self._bequest = self._bequest, None
@@ -99,6 +100,7 @@ class Embedding:
         self._nursery.start_soon(self._serve, server, self._serving)
         self.listen_for_neighbours()
 
+    @trio.lowlevel.enable_ki_protection
     async def _serve(self, server: EpmdServer, scope: trio.CancelScope) -> None:
         with scope:
             await server.run()
@@ -121,19 +123,21 @@ class Embedding:
                     error,
                 )
 
+    def stop(self) -> None:
+        """Stop serving at once, with nothing handed over that is not handed over already."""
+        self._serving.cancel("the node leaves")
+
     async def leave(self) -> None:
-        """Stop serving; whoever else holds a name keeps it, if anybody can go on.
+        """Hand over and stop serving; whoever else holds a name keeps it, if anybody can go on.
 
         Raises:
           OSError: nobody can. The others know at once, and register anew with who serves next.
         """
+        await trio.lowlevel.checkpoint()
         estate, self._bequest = self._bequest, None
         if self._server is not None:
-            try:
-                estate = await self._server.hand_over()
-            finally:
-                self._serving.cancel("the node leaves")
-        await trio.lowlevel.checkpoint()
+            estate = await self._server.hand_over()
+            self.stop()
         if estate is None:
             return
         # Asked for now, and not before: what was awaited may have seen neighbours leave.
@@ -173,13 +177,16 @@ async def open_embedding(
             yield embedding
         finally:
             neighbours.remove(embedding)
-            with trio.move_on_after(LEAVE_DEADLINE, shield=True) as leaving:
-                try:
-                    await embedding.leave()
-                except OSError as error:
-                    logger.warning("the port mapper could not be handed over: %s", error)
-            if leaving.cancelled_caught:
-                logger.warning("the port mapper could not be handed over in time")
+            try:
+                with trio.move_on_after(LEAVE_DEADLINE, shield=True) as leaving:
+                    try:
+                        await embedding.leave()
+                    except OSError as error:
+                        logger.warning("the port mapper could not be handed over: %s", error)
+                if leaving.cancelled_caught:
+                    logger.warning("the port mapper could not be handed over in time")
+            finally:
+                embedding.stop()
 
 
 def public_addresses() -> Sequence[str]:

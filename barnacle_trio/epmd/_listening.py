@@ -26,11 +26,16 @@ class Listener:
         self.address, self.port = sock.getsockname()[:2]
         self.family = sock.family
         self._socket = sock
-        self._trio = trio.socket.from_stdlib_socket(sock)
+        self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
-    def lend(self) -> trio.abc.Listener[trio.SocketStream]:
-        """What `trio.serve_listeners` accepts from, and then closes without effect on this."""
-        return _Lent(trio.SocketListener(self._trio))
+    async def accept(self) -> trio.SocketStream:
+        """The next connection.
+
+        Raises:
+          OSError: there is nothing left to accept it with.
+          trio.ClosedResourceError: this was closed.
+        """
+        return await self._listener.accept()
 
     def drain(self) -> Iterator[trio.SocketStream]:
         """The connections that wait to be accepted, and those alone."""
@@ -47,18 +52,7 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening, unless a duplicate stands; `trio.ClosedResourceError` to who accepts."""
-        self._trio.close()
-
-
-class _Lent(trio.abc.Listener[trio.SocketStream]):
-    def __init__(self, listener: trio.SocketListener) -> None:
-        self._listener = listener
-
-    async def accept(self) -> trio.SocketStream:
-        return await self._listener.accept()
-
-    async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
+        self._listener.socket.close()
 
 
 def listen(address: str, port: int) -> Listener:

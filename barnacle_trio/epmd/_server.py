@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import math
@@ -56,6 +57,8 @@ MAX_PENDING: Final = 256
 LISTS_PER_SECOND: Final = 500.0
 """How often the list of names is given to other hosts; twice as many may come at once."""
 
+_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_BREATH = 0.1  # seconds without accepting when those run out
 _QUIET = 0.25  # seconds that requests under way have to finish when the server moves
 
 
@@ -65,6 +68,9 @@ class EpmdServer:
     Loopback, in both families, is always listened at, and alone may register. Names are freed
     when the connection that registered them ends, however it ends. Nobody can kill the server or
     free another's name through the protocol.
+
+    Its tasks do not take a `KeyboardInterrupt`: what a program does when it is interrupted, to
+    hand over, needs them. It reaches the program's main task instead.
 
     Args:
       port: of all listening sockets; 0 has the system choose one. Not used with ``estate``.
@@ -87,8 +93,10 @@ class EpmdServer:
         self._accepting: trio.Nursery | None = None
         self._pending: dict[_Connection, None] = {}  # the oldest first
         self._settled = trio.Event()  # set by whoever leaves `_pending` empty
+        self._accepted_all = trio.Event()  # set when nothing is accepted any more
         self._lists = _Allowance(LISTS_PER_SECOND)
         self._complaints = RateLimited(logger)
+        self._trouble = RateLimited(logger)
         self.dropped = 0  # connections, for cause
         self._adopted: list[_Connection] = []
         if estate is None:
@@ -151,19 +159,22 @@ class EpmdServer:
                 self._add(listen(listener.address, self.port))
             raise
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Serve for ever. If cancelled, everything is closed.
 
         The port can be asked from the beginning on: until this runs, connections wait.
         """
         try:
-            async with trio.open_nursery() as self._handlers:
+            async with trio.open_nursery() as handlers:
+                self._handlers = handlers
                 for connection in self._adopted:
-                    self._handlers.start_soon(self._keep_adopted, connection)
+                    handlers.start_soon(self._keep_adopted, connection)
                 async with trio.open_nursery() as self._accepting:
                     for listener in self._listeners:
-                        self._accepting.start_soon(self._accept, listener)
+                        self._accepting.start_soon(self._accept, listener, handlers)
                     await trio.sleep_forever()
+                self._accepted_all.set()
                 # Moving: what is held is held on until `run` is cancelled.
                 await trio.sleep_forever()
         finally:
@@ -186,14 +197,16 @@ class EpmdServer:
         Raises:
           OSError: there are not enough file descriptors.
         """
-        if self._accepting is not None:
-            self._accepting.cancel_scope.cancel("the server moves")
-            self._accepting = None
         self._settled = trio.Event()
         with trio.move_on_after(_QUIET):
+            if self._accepting is not None:
+                self._accepting.cancel_scope.cancel("the server moves")
+                self._accepting = None
+                await self._accepted_all.wait()
+            for _ in range(2):  # what was accepted last comes to be pending
+                await trio.lowlevel.checkpoint()
             if self._pending:
                 await self._settled.wait()
-            await trio.lowlevel.checkpoint()
         estate = Estate(port=self.port, next_creation=self._registry.next_creation)
         try:
             for listener in self._listeners:
@@ -213,17 +226,27 @@ class EpmdServer:
 
     def _add(self, listener: Listener) -> None:
         self._listeners.append(listener)
-        if self._accepting is not None:
-            self._accepting.start_soon(self._accept, listener)
+        if self._accepting is not None and self._handlers is not None:
+            self._accepting.start_soon(self._accept, listener, self._handlers)
 
-    async def _accept(self, listener: Listener) -> None:
-        try:
-            await trio.serve_listeners(
-                self._serve, [listener.lend()], handler_nursery=self._handlers
-            )
-        except* trio.ClosedResourceError:
-            await trio.lowlevel.checkpoint()  # the wildcard took its place
+    @trio.lowlevel.enable_ki_protection
+    async def _accept(self, listener: Listener, handlers: trio.Nursery) -> None:
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            try:
+                stream = await listener.accept()
+            except trio.ClosedResourceError:  # the wildcard took its place
+                await trio.lowlevel.checkpoint()
+                return
+            except OSError as error:
+                if error.errno not in _OUT_OF_RESOURCES:
+                    raise
+                self._trouble.warning("the port mapper cannot accept connections: %s", error)
+                await trio.sleep(_BREATH)
+            else:
+                handlers.start_soon(self._serve_and_close, stream)
 
+    @trio.lowlevel.enable_ki_protection
     async def _serve_and_close(self, stream: trio.SocketStream) -> None:
         try:
             await self._serve(stream)
@@ -231,14 +254,15 @@ class EpmdServer:
             await trio.aclose_forcefully(stream)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
-        await trio.lowlevel.checkpoint()
         try:
             address = stream.socket.getpeername()[0]
         except OSError:  # gone already
+            await trio.lowlevel.checkpoint()
             return
         connection = _Connection(stream, address)
         if not self._make_room(connection):
             self._drop(address, "too many connections at once")
+            await trio.lowlevel.checkpoint()
             return
         self._pending[connection] = None
         try:
@@ -255,6 +279,7 @@ class EpmdServer:
         finally:
             self._settle(connection)
             self._release(connection)
+        await trio.lowlevel.checkpoint()
 
     def _settle(self, connection: _Connection) -> None:
         self._pending.pop(connection, None)
@@ -342,6 +367,7 @@ class EpmdServer:
             "the port mapper drops a connection from %s: %s", address, shorten(reason, 200)
         )
 
+    @trio.lowlevel.enable_ki_protection
     async def _keep_adopted(self, connection: _Connection) -> None:
         try:
             await connection.stream.receive_some(1)
