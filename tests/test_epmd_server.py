@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import tracemalloc
@@ -16,6 +17,7 @@ from trio.testing import MockClock
 
 from barnacle_trio._errors import RemoteProtocolError
 from barnacle_trio.epmd import _registry, _server, serve_epmd
+from barnacle_trio.epmd._listening import Listener
 from tests.epmd_lab import (
     PATIENCE,
     alive,
@@ -324,18 +326,42 @@ async def test_27_the_names_of_one_address_are_bounded(
 
 
 async def test_28_lists_for_other_hosts_are_rationed(
-    port: int, monkeypatch: pytest.MonkeyPatch, pretend_remote: Callable[[bool], None]
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    pretend_remote: Callable[[bool], None],
 ) -> None:
-    allowance = _server._Allowance(5)
-    monkeypatch.setattr(_server._Allowance, "take", lambda _self: _Allowance_take(allowance))
+    monkeypatch.setattr(_server, "LISTS_PER_SECOND", 5)
+    port: int = await nursery.start(partial(serve_epmd, port=0))
+
+    async def ask_many() -> int:
+        return sum([bool(await ask(port, framed(b"n"))) for _ in range(30)])
+
     pretend_remote(True)
-    answers = [await ask(port, framed(b"n")) for _ in range(40)]
-    assert 10 <= sum(bool(answer) for answer in answers) < 40
+    assert 10 <= await ask_many() < 30
+    await trio.sleep(1)
+    assert 5 <= await ask_many() < 30
     pretend_remote(False)
-    assert all([await ask(port, framed(b"n")) for _ in range(20)])
+    assert await ask_many() == 30
 
 
-_Allowance_take = _server._Allowance.take
+async def test_26_running_out_of_descriptors_is_survived(
+    nursery: trio.Nursery, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = _server.EpmdServer(0)
+    failures = iter([OSError(errno.EMFILE, "Too many open files")] * 3)
+    accept = Listener.accept
+
+    async def short_of_descriptors(listener: Listener) -> trio.SocketStream:
+        for failure in failures:
+            raise failure
+        return await accept(listener)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Listener, "accept", short_of_descriptors)
+        nursery.start_soon(server.run)
+        assert await ask(server.port, framed(b"n")) == struct.pack(">I", server.port)
+    assert caplog.text.count("cannot accept connections") == 1
 
 
 @pytest.mark.parametrize("how", ["half-closed", "reset", "bytes"])

@@ -74,6 +74,8 @@ async def names(host: str = "127.0.0.1", port: int | None = None) -> dict[str, i
       PeerUnreachable: no port mapper answered there within 5 seconds.
       RemoteProtocolError: something else did, or the list was longer than 1 MiB.
       ConfigurationError: the port is none.
+
+    If cancelled, the connection is closed.
     """
     answer = await ask_names(host, port)
     if answer.skipped:
@@ -102,6 +104,8 @@ async def lookup(basename: str, host: str, port: int | None = None) -> PortEntry
       PeerUnreachable: no port mapper answered there within 5 seconds.
       RemoteProtocolError: something else did, or the answer is malformed.
       ConfigurationError: the name or the port is none.
+
+    If cancelled, the connection is closed.
     """
     _check_basename(basename)
     port = mapper_port(port)

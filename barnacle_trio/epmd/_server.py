@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import logging
 import math
@@ -15,6 +14,7 @@ from barnacle_trio._errors import ConfigurationError, RemoteProtocolError
 from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import shorten
 from barnacle_trio._values import AsyncValue, Settable
+from barnacle_trio.epmd._allowance import Allowance
 from barnacle_trio.epmd._client import mapper_port
 from barnacle_trio.epmd._estate import Estate
 from barnacle_trio.epmd._listening import (
@@ -57,8 +57,7 @@ MAX_PENDING: Final = 256
 LISTS_PER_SECOND: Final = 500.0
 """How often the list of names is given to other hosts; twice as many may come at once."""
 
-_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-_BREATH = 0.1  # seconds without accepting when those run out
+_BREATH = 0.1  # seconds without accepting when that fails
 _QUIET = 0.25  # seconds that requests under way have to finish when the server moves
 
 
@@ -94,7 +93,7 @@ class EpmdServer:
         self._pending: dict[_Connection, None] = {}  # the oldest first
         self._settled = trio.Event()  # set by whoever leaves `_pending` empty
         self._accepted_all = trio.Event()  # set when nothing is accepted any more
-        self._lists = _Allowance(LISTS_PER_SECOND)
+        self._lists = Allowance(LISTS_PER_SECOND)
         self._complaints = RateLimited(logger)
         self._trouble = RateLimited(logger)
         self.dropped = 0  # connections, for cause
@@ -147,8 +146,8 @@ class EpmdServer:
         # Linux refuses the wildcard beside single addresses, so it comes in their place. Nothing
         # is awaited in between, and connections that wait to be accepted are taken along.
         for listener in of_family:
-            for stream in listener.drain():
-                if self._handlers is not None:
+            if self._handlers is not None:
+                for stream in listener.drain():
                     self._handlers.start_soon(self._serve_and_close, stream)
             self._listeners.remove(listener)
             listener.close()
@@ -238,9 +237,7 @@ class EpmdServer:
             except trio.ClosedResourceError:  # the wildcard took its place
                 await trio.lowlevel.checkpoint()
                 return
-            except OSError as error:
-                if error.errno not in _OUT_OF_RESOURCES:
-                    raise
+            except OSError as error:  # most often, there is no file descriptor left
                 self._trouble.warning("the port mapper cannot accept connections: %s", error)
                 await trio.sleep(_BREATH)
             else:
@@ -389,24 +386,6 @@ class _Connection:
         self.local = is_loopback(address)
         self.scope = trio.CancelScope(deadline=trio.current_time() + REQUEST_DEADLINE)
         self.holding: Holding | None = None
-
-
-class _Allowance:
-    """So many per second, and twice as many after a quiet time."""
-
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
-        self._left = 2 * rate
-        self._at = -math.inf
-
-    def take(self) -> bool:
-        now = trio.current_time()
-        self._left = min(2 * self._rate, self._left + (now - self._at) * self._rate)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 async def serve_epmd(
