@@ -36,6 +36,7 @@ class PeerDown:
 
 
 PeerChange: TypeAlias = PeerUp | PeerDown
+"""What a transport tells those who subscribed to it."""
 
 
 class Transport(Protocol):

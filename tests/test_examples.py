@@ -99,10 +99,11 @@ class Running:
 
     async def line(self) -> str:
         """The next line."""
-        while b"\n" not in self._buffer:
-            data = await self._stream.receive_some()
-            assert data, "it has ended"
-            self._buffer += data
+        with trio.fail_after(DEADLINE):
+            while b"\n" not in self._buffer:
+                data = await self._stream.receive_some()
+                assert data, "it has ended"
+                self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line.decode()
 
@@ -111,9 +112,10 @@ class Running:
 
     async def end(self) -> list[str]:
         """Wait for a good end; the lines that were left."""
-        async for data in self._stream:
-            self._buffer += data
-        assert await self._process.wait() == 0
+        with trio.fail_after(DEADLINE):
+            async for data in self._stream:
+                self._buffer += data
+            assert await self._process.wait() == 0
         return self._buffer.decode().splitlines()
 
 
@@ -124,8 +126,7 @@ async def started(*arguments: str) -> AsyncIterator[Running]:
     )
     assert process.stdout is not None
     try:
-        with trio.fail_after(DEADLINE):
-            yield Running(process)
+        yield Running(process)
     finally:
         process.kill()
         with trio.CancelScope(shield=True):
