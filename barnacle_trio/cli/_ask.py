@@ -9,7 +9,7 @@ from functools import partial
 
 import trio
 
-from barnacle_trio._names import NodeName
+from barnacle_trio import NodeName
 from barnacle_trio._strategy import Discovery, ServedStrategy, Strategy
 from barnacle_trio._strategy import discover as ask
 from barnacle_trio.cli._edge import OK, PARTIAL, Failed, one_line

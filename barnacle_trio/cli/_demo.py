@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import trio
 
-from barnacle_trio._errors import PeerUnreachable, RemoteProtocolError
+from barnacle_trio import PeerUnreachable, RemoteProtocolError
 from barnacle_trio._scopes import open_background
 from barnacle_trio.cli._demo_cluster import (
     FAILURE_TIMEOUT,
@@ -191,23 +191,17 @@ class _Story:
     async def _wait_for_port_mapper(self, killed: str) -> None:
         survivors = set(NODES) - {killed}
         while True:
-            if survivors <= await self._registered():
-                return
+            with suppress(PeerUnreachable, RemoteProtocolError):
+                if survivors <= set(await registered_names(HOST, self._cluster.port)):
+                    return
             await trio.sleep(0.02)
 
     async def _wait_for_silence(self) -> None:
-        while True:
-            try:
+        await trio.lowlevel.checkpoint()
+        with suppress(PeerUnreachable):
+            while True:
                 await registered_names(HOST, self._cluster.port)
-            except PeerUnreachable:
-                return
-            await trio.sleep(0.02)
-
-    async def _registered(self) -> set[str]:
-        try:
-            return set(await registered_names(HOST, self._cluster.port))
-        except (PeerUnreachable, RemoteProtocolError):
-            return set()
+                await trio.sleep(0.02)
 
     def _others(self, name: str) -> str:
         return _list([each for each in NODES if each != name])

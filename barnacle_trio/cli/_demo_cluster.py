@@ -19,7 +19,8 @@ from typing import Literal
 import trio
 
 import barnacle_trio
-from barnacle_trio._values import AsyncValue, Settable
+from barnacle_trio import AsyncValue
+from barnacle_trio._values import Settable
 from barnacle_trio.cli._edge import Failed, one_line
 from barnacle_trio.epmd._listening import LOOPBACK
 
@@ -133,6 +134,7 @@ class Cluster:
 
     async def end_all(self) -> None:
         """End every process that still runs, frozen ones too."""
+        await trio.lowlevel.checkpoint()
         for process in self._processes.values():
             if process.returncode is None:
                 process.kill()

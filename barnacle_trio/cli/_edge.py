@@ -8,7 +8,7 @@ from typing import Final
 import trio
 from cyclopts import CycloptsError
 
-from barnacle_trio._errors import (
+from barnacle_trio import (
     BarnacleCrashed,
     BarnacleError,
     ConfigurationError,
@@ -41,7 +41,8 @@ def judge(error: BaseException) -> tuple[int, str | None]:
     leaves = list(_leaves(error))
     if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
         return INTERRUPTED, None
-    if any(isinstance(leaf, BrokenPipeError) for leaf in leaves):
+    # rich leaves by SystemExit when nobody reads on
+    if any(isinstance(leaf, BrokenPipeError | SystemExit) for leaf in leaves):
         return BROKEN_PIPE, None
     judged = [_judge_one(leaf) for leaf in leaves if not isinstance(leaf, trio.Cancelled)]
     if not judged:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from barnacle_trio._events import (
+from barnacle_trio import (
     Draining,
     Event,
     Missed,

@@ -13,8 +13,7 @@ from typing import Annotated
 import trio
 from cyclopts import App, Parameter
 
-from barnacle_trio._errors import ConfigurationError
-from barnacle_trio._names import NodeName
+from barnacle_trio import ConfigurationError, NodeName
 from barnacle_trio.cli._ask import be_port_mapper, list_names
 from barnacle_trio.cli._ask import discover as ask_strategy
 from barnacle_trio.cli._edge import BROKEN_PIPE, BUG, OK, judge
@@ -143,6 +142,7 @@ async def run(
 @app.command
 async def ping(
     node: str,
+    /,
     *,
     cookie: CookieOptions | None = None,
     fixed_port: Annotated[int | None, Parameter(show_default=False)] = None,
@@ -171,6 +171,7 @@ async def ping(
 @app.command
 async def names(
     host: str = "localhost",
+    /,
     *,
     port: Annotated[int | None, Parameter(show_default=False)] = None,
     json: Flag = False,
@@ -248,7 +249,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments))
         sys.stdout.flush()
-    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
+    except (Exception, KeyboardInterrupt, SystemExit, BaseExceptionGroup) as error:
         return _conclude(error)
     return code if isinstance(code, int) else OK
 

@@ -12,11 +12,9 @@ from typing import Annotated
 import trio
 from cyclopts import Parameter
 
-from barnacle_trio._errors import ConfigurationError
-from barnacle_trio._names import NodeName, shorten
-from barnacle_trio.distribution import Node, open_node
+from barnacle_trio import ConfigurationError, FixedPort, Node, NodeName, open_node
+from barnacle_trio._names import shorten
 from barnacle_trio.distribution._options import erl_flags
-from barnacle_trio.epmd import FixedPort
 
 COOKIE_VARIABLE = "BARNACLE_COOKIE"
 _MAX_COOKIE_FILE = 4096  # bytes

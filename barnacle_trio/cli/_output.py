@@ -9,12 +9,21 @@ from __future__ import annotations
 import json
 import os
 import select
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import trio
 
 _STDOUT = 1
+
+
+async def write_lines(lines: Iterable[str]) -> None:
+    """Write several lines at once, or none. See `write_line`."""
+    text = "\n".join(lines)
+    if text:
+        await write_line(text)
+    else:
+        await trio.lowlevel.checkpoint()
 
 
 async def write_line(text: str) -> None:

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 
 import trio
 
-from barnacle_trio._errors import ConnectError, PeerUnreachable, RemoteProtocolError
-from barnacle_trio._names import NodeName
+from barnacle_trio import ConnectError, NodeName, PeerUnreachable, RemoteProtocolError, open_node
 from barnacle_trio.cli._edge import OK, Failed
 from barnacle_trio.cli._output import write_line
-from barnacle_trio.distribution import open_node
 from barnacle_trio.distribution._addresses import is_literal, is_loopback
 from barnacle_trio.epmd import PortMapper, lookup, names
 
@@ -101,14 +99,12 @@ async def own_host(host: str) -> str:
     A literal loopback address for one, ``localhost`` or a short name for a short name (a BEAM with
     short names takes no other), else the address from which the peer is reached.
     """
+    await trio.lowlevel.checkpoint()
     if host == "localhost":
-        await trio.lowlevel.checkpoint()
         return host
     if "." not in host and ":" not in host:
-        await trio.lowlevel.checkpoint()
         return socket.gethostname().partition(".")[0] or "localhost"
     if is_literal(host) and is_loopback(host):
-        await trio.lowlevel.checkpoint()
         return "::1" if ":" in host else "127.0.0.1"
     try:
         found = await trio.socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)

@@ -10,18 +10,17 @@ from typing import Literal
 
 import trio
 
-from barnacle_trio._barnacle import Barnacle
-from barnacle_trio._events import Event
-from barnacle_trio._running import open_barnacle
-from barnacle_trio._strategy import Strategy
+from barnacle_trio import Barnacle, Event, Node, Strategy, open_barnacle
+from barnacle_trio._options import check_options
 from barnacle_trio.cli._edge import OK
 from barnacle_trio.cli._events_shown import Narrator, as_fields, stamped
 from barnacle_trio.cli._node import CookieOptions, NodeOptions
-from barnacle_trio.cli._output import wait_for_end_of_input, write_json, write_line
-from barnacle_trio.distribution import Node
+from barnacle_trio.cli._output import wait_for_end_of_input, write_json, write_lines
 
 LEAVE_DEADLINE = 10.0
-"""Seconds from the signal to leave to the end, whoever still has to be told what."""
+"""Seconds from the signal to leave to the end."""
+LAST_WORDS = 2.0
+"""Seconds for what is still to be written when all else is done."""
 BUFFER = 1000
 """Events that wait for a reader of standard output that is slow."""
 
@@ -47,6 +46,13 @@ class Stay:
 
     async def run(self) -> int:
         """Join, tell, leave. Raises what `open_node` and `open_barnacle` do."""
+        # What is wrong with the call is said before a node is opened.
+        check_options(
+            name="barnacle",
+            poll_interval=self.poll_interval,
+            prune=self.prune,
+            prune_after=self.prune_after,
+        )
         with trio.CancelScope() as scope:
             async with self.node.open(self.cookie) as node:
                 await self._tell_start(node)
@@ -74,9 +80,10 @@ class Stay:
 
     async def _leave_in_time(self, barnacle: Barnacle, scope: trio.CancelScope) -> None:
         await self.leave.wait()
-        # A reader that has stalled must not keep us from going.
         scope.deadline = trio.current_time() + LEAVE_DEADLINE
         await barnacle.drain(grace=LEAVE_DEADLINE / 2)
+        # A reader that has stalled must not keep us from going.
+        scope.deadline = min(scope.deadline, trio.current_time() + LAST_WORDS)
 
     async def _watch_input(self) -> None:
         await wait_for_end_of_input()
@@ -98,13 +105,12 @@ class Stay:
             )
             return
         kind = "a hidden node" if node.hidden else "a node"
-        for line in stamped([f"{node.name} is {kind}, pid {os.getpid()}"], now.astimezone()):
-            await write_line(line)
+        story = [f"{node.name} is {kind}, pid {os.getpid()}"]
+        await write_lines(stamped(story, now.astimezone()))
 
     async def _tell(self, event: Event, narrator: Narrator) -> None:
         now = datetime.now(UTC)
         if self.as_json:
             await write_json(as_fields(event, now))
-            return
-        for line in stamped(narrator.lines(event), now.astimezone()):
-            await write_line(line)
+        else:
+            await write_lines(stamped(narrator.lines(event), now.astimezone()))

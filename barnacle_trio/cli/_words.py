@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from barnacle_trio._errors import ConfigurationError
-from barnacle_trio._names import NodeName, shorten
-from barnacle_trio._strategy import Strategy
-from barnacle_trio.strategies import dns, epmd, fallback, local_epmd, merge, only
+from barnacle_trio import (
+    ConfigurationError,
+    NodeName,
+    Strategy,
+    dns,
+    epmd,
+    fallback,
+    local_epmd,
+    merge,
+    only,
+)
+from barnacle_trio._names import shorten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,93 @@
+"""Strategies as words of a command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from barnacle_trio import ConfigurationError
+from barnacle_trio.cli._words import KINDS, Chosen, parse_words
+
+
+def strategy_of(*words: str, **more: list[str]) -> str:
+    return repr(parse_words(words, **more).strategy)
+
+
+@pytest.mark.parametrize(
+    ("word", "strategy"),
+    [
+        ("local-epmd", "local_epmd()"),
+        ("local-epmd:my_app*", "local_epmd(match=('my_app*',))"),
+        ("local-epmd:a*,b*", "local_epmd(match=('a*', 'b*'))"),
+        ("epmd:a@127.0.0.1", "epmd(['a@127.0.0.1'])"),
+        ("epmd:b@h,a@fdaa:0:1::3", "epmd(['a@fdaa:0:1::3', 'b@h'])"),
+        ("dns:my-app.internal", "dns('my-app.internal')"),
+        ("dns:app@a.internal,app@b.internal", "dns('a.internal', 'b.internal')"),
+    ],
+)
+def test_a_word_is_a_strategy(word: str, strategy: str) -> None:
+    assert strategy_of(word) == strategy
+
+
+def test_several_words_are_one_answer() -> None:
+    assert strategy_of("local-epmd", "epmd:a@h") == "merge(local_epmd(), epmd(['a@h']))"
+
+
+def test_queries_of_different_base_names_are_asked_at_once() -> None:
+    assert strategy_of("dns:x@a,y@b") == "merge(dns('a'), dns('b'))"
+
+
+def test_fallbacks_and_globs_surround_the_words() -> None:
+    told = strategy_of("dns:x@a", fallbacks=["epmd:x@h"], match=["x@*"])
+    assert told == "only(fallback(dns('a'), epmd(['x@h'])), ('x@*',))"
+
+
+async def test_the_globs_choose() -> None:
+    chosen = parse_words(["epmd:x@a,y@a,z@a"], match=["x", "z@*"])
+    from barnacle_trio import NodeName
+
+    assert set(await chosen.strategy(NodeName("me@a"))) == {"x@a", "z@a"}
+
+
+@pytest.mark.parametrize(
+    ("words", "unnamed"),
+    [
+        (["dns:a"], ("dns:a",)),
+        (["dns:x@a", "local-epmd"], ()),
+        (["epmd:a@h", "dns:x@a,b"], ("dns:x@a,b",)),
+    ],
+)
+def test_words_that_need_ones_own_base_name_are_known(
+    words: list[str], unnamed: tuple[str, ...]
+) -> None:
+    chosen: Chosen = parse_words(words)
+    assert chosen.by_own_name == unnamed
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ([], "no strategy is given"),
+        (["nonsense"], "'nonsense' is not a strategy: write local-epmd"),
+        ([""], "'' is not a strategy"),
+        (["a@127.0.0.1"], "write epmd:a@127.0.0.1"),
+        (["epmd"], "write epmd:NODE,..."),
+        (["epmd:"], "write epmd:NODE,..."),
+        (["epmd:a@h,,b@h"], "write epmd:NODE,..."),
+        (["epmd:nonsense"], "'nonsense' is not a node name"),
+        (["local-epmd:"], "write local-epmd"),
+        (["dns"], "write dns:"),
+        (["dns:@a.internal"], "write dns:"),
+        (["dns:app@"], "write dns:"),
+    ],
+)
+def test_what_is_not_understood_is_answered_by_how_to_write_it(
+    words: list[str], complaint: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_words(words)
+    assert complaint in str(caught.value)
+
+
+def test_the_help_names_every_kind_as_it_is_written() -> None:
+    for name, kind in KINDS.items():
+        assert kind.form.startswith(name)
