@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import trio
 
-from barnacle_trio import Barnacle, BarnacleError, NodeName
-from barnacle_trio.epmd import names
+from barnacle_trio import Barnacle, BarnacleError, Node, NodeName, open_node
+from barnacle_trio.epmd import names, open_registration
 from tests.beam import COOKIE, Beam, open_beam, unique
 from tests.erlang import Erlang
 
@@ -153,6 +161,61 @@ async def open_peer(
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 await trio.aclose_forcefully(pipe)
+
+
+# -- many nodes in this process, and peers that stall ---------------------------------------------
+
+
+@asynccontextmanager
+async def open_nodes(number: int) -> AsyncIterator[list[Node]]:
+    """Open so many nodes in this process, which do not know each other."""
+    async with AsyncExitStack() as stack:
+        nodes = [open_node(unique("many"), cookie=COOKIE) for _ in range(number)]
+        yield [await stack.enter_async_context(node) for node in nodes]
+
+
+Stall = Literal["mute", "black_hole"]
+"""A ``mute`` peer takes connections and says nothing; a ``black_hole`` does not even take them."""
+
+
+@asynccontextmanager
+async def open_stalled(number: int, how: Stall) -> AsyncIterator[list[str]]:
+    """Register so many names, with a port mapper that runs, at ports where nobody will answer."""
+    async with AsyncExitStack() as stack:
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(nursery.cancel_scope.cancel, "the block ended")
+        stalled = []
+        for _ in range(number):
+            if how == "mute":
+                listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+                await nursery.start(trio.serve_listeners, _stay_mute, listeners)
+                port = listeners[0].socket.getsockname()[1]
+            else:
+                port = stack.enter_context(_black_hole())
+            name = NodeName(unique("a_stalled"))
+            await stack.enter_async_context(open_registration(name.basename, port))
+            stalled.append(name)
+        yield [*stalled]
+
+
+async def _stay_mute(_stream: trio.SocketStream) -> None:
+    await trio.sleep_forever()
+
+
+@contextmanager
+def _black_hole() -> Iterator[int]:
+    """A port whose queue of connections is full, as that of a stopped process is in the end."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        address = listening.getsockname()
+        for _ in range(4):  # more than fit: the kernel leaves the last ones unanswered
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            with suppress(BlockingIOError):
+                waiting.connect(address)
+        yield address[1]
 
 
 # -- what BEAM nodes see --------------------------------------------------------------------------
