@@ -301,7 +301,7 @@ class Barnacle:
 
     # -- what runs --------------------------------------------------------------------------------
 
-    async def run(self, task_status: trio.TaskStatus[Barnacle]) -> None:
+    async def run(self, started: Callable[[], None]) -> None:
         """Be alive until shut down, cancelled or crashed; see `serve_barnacle`."""
         with ExitStack() as stack:
             stack.callback(self._ended.set)
@@ -319,7 +319,7 @@ class Barnacle:
                 if not self._engine.subscribed:
                     nursery.start_soon(self._engine.watch, name=self._task("watch"))
                 nursery.start_soon(self._poll, name=self._task("poller"))
-                task_status.started(self)
+                started()
                 await trio.sleep_forever()
         if self._crash is not None:
             raise self._crash

@@ -13,8 +13,10 @@ from barnacle_trio._barnacle import Barnacle
 from barnacle_trio._engine import Engine
 from barnacle_trio._errors import BarnacleCrashed
 from barnacle_trio._events import RefreshResult
+from barnacle_trio._names import NodeName
 from barnacle_trio._options import (
     ListenerOption,
+    Options,
     check_options,
     check_strategy,
     check_transport,
@@ -112,11 +114,13 @@ def open_barnacle(
         max_dials=max_dials,
         restart_policy=restart_policy,
     )
-    return _open(lambda: Barnacle(strategy, transport, local, options))
+    return _open(strategy, transport, local, options)
 
 
 @asynccontextmanager
-async def _open(make: Callable[[], Barnacle]) -> AsyncIterator[Barnacle]:
+async def _open(
+    strategy: Strategy, transport: Transport, local: NodeName, options: Options
+) -> AsyncIterator[Barnacle]:
     # `open_background` with one difference: the barnacle's own `BarnacleCrashed` is not put into
     # another one
     raised: BaseException | None = None
@@ -124,8 +128,12 @@ async def _open(make: Callable[[], Barnacle]) -> AsyncIterator[Barnacle]:
     try:
         async with trio.open_nursery() as nursery:
             try:
-                yield await nursery.start(make().run)
-            except BaseException as error:  # raised again below
+                barnacle = Barnacle(strategy, transport, local, options)
+                started = trio.Event()
+                nursery.start_soon(barnacle.run, started.set)
+                await started.wait()
+                yield barnacle
+            except BaseException as error:  # noqa: ASYNC103  # raised again below
                 raised = error
             finally:
                 nursery.cancel_scope.cancel("leaving open_barnacle")
@@ -163,7 +171,8 @@ async def serve_barnacle(
     check_strategy(strategy)
     local = check_transport(transport, options.get("registered_name"))
     checked = check_options(name=name, **options)
-    await Barnacle(strategy, transport, local, checked).run(task_status)
+    barnacle = Barnacle(strategy, transport, local, checked)
+    await barnacle.run(lambda: task_status.started(barnacle))
 
 
 async def run_once(

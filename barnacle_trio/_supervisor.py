@@ -172,7 +172,7 @@ class _Supervisor:
     ) -> None:
         """Run a child as often as it takes."""
         delays = Intensity(RestartPolicy())
-        announce = _Once(task_status.started)
+        announce = _Once(lambda: task_status.started())
         while True:
             since = trio.current_time()
             outcome = _Outcome()

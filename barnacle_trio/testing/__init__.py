@@ -1,5 +1,6 @@
 """For tests of programs that use barnacle-trio: no network, no Erlang, any clock."""
 
+from barnacle_trio.testing._conformance import check_strategy, check_transport
 from barnacle_trio.testing._memory import MemoryNetwork, open_memory_nodes
 from barnacle_trio.testing._recorder import EventRecorder
 from barnacle_trio.testing._scripted import HANG, ScriptedStrategy
@@ -12,5 +13,7 @@ __all__ = [
     "FakeTransport",
     "MemoryNetwork",
     "ScriptedStrategy",
+    "check_strategy",
+    "check_transport",
     "open_memory_nodes",
 ]

@@ -60,7 +60,7 @@ class ScriptedStrategy:
         if isinstance(answer, Hang):
             await trio.sleep_forever()
         if isinstance(answer, BaseException):
-            raise answer
+            raise answer.with_traceback(None)  # or it grows with each time
         result: Any = answer
         if callable(answer):
             result = answer(local)
