@@ -67,6 +67,42 @@ class RemoteProtocolError(BarnacleError):
     """A peer sent what the protocol does not allow. Its connection is closed."""
 
 
+class ProcessDown(BarnacleError):
+    """A process that was called does not exist, or ended before it answered.
+
+    ``reason`` is an Erlang term: ``noproc``, ``noconnection``, or what it ended with.
+    """
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(f"the process is down: {reason!r}")
+        self.reason = reason
+
+
+class ProcessExit(BarnacleError):
+    """This process was made to end, by a link or by another process; ``reason`` says why.
+
+    Raised by a handler or a mailbox's block it ends the process with that reason.
+    """
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(f"the process exits: {reason!r}")
+        self.reason = reason
+
+
+class RemoteError(BarnacleError):
+    """A remote call raised.
+
+    ``kind`` is its class, ``"error"``, ``"exit"`` or ``"throw"``; ``reason`` an Erlang term;
+    ``stack`` the remote stack (a list of terms), empty where there is none.
+    """
+
+    def __init__(self, kind: str, reason: object, stack: object = ()) -> None:
+        super().__init__(f"{kind}: {reason!r}")
+        self.kind = kind
+        self.reason = reason
+        self.stack = stack
+
+
 class BarnaclePaused(BarnacleError):
     """The round that was waited for was cancelled by `Barnacle.pause`."""
 

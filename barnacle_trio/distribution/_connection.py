@@ -23,6 +23,8 @@ RECEIVE_SIZE = 64 * 1024
 """Bytes asked for in one read."""
 WRITE_SIZE = 256 * 1024
 """Bytes, about, that are joined into one write."""
+HIGH_WATER = 1024 * 1024
+"""Bytes that wait for a peer above which users' messages wait, too."""
 MAX_OUTBOX = 64 * 1024 * 1024
 """Bytes that wait for a peer which does not read, before it is given up."""
 
@@ -65,6 +67,7 @@ class Connection:
         self._writing = False
         self._more = trio.Event()
         self._idle = trio.Event()
+        self._room = trio.Event()
         self._scope = trio.CancelScope()
 
     def send(self, frame: bytes) -> None:
@@ -89,6 +92,17 @@ class Connection:
             self._scope.cancel(f"connection closed: {reason}")
             if self.on_close is not None:
                 self.on_close(self)
+
+    @property
+    def writable(self) -> bool:
+        """Whether little enough waits for the peer to read."""
+        return self._outbox_size < HIGH_WATER
+
+    async def wait_writable(self) -> None:
+        """Wait until `writable`, or the connection ends."""
+        while self.reason is None and not self.writable:
+            await self._room.wait()
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     async def flush(self) -> None:
         """Wait until all that is queued is in the kernel's hands, or the connection ends."""
@@ -134,6 +148,7 @@ class Connection:
         finally:
             self.close("lost")
             self._idle.set()
+            self._room.set()
             try:
                 await trio.aclose_forcefully(self.stream)
             finally:
@@ -173,4 +188,7 @@ class Connection:
             finally:
                 self._writing = False
                 self._outbox_size -= size
+                if self.writable:
+                    self._room.set()
+                    self._room = trio.Event()
             self.detector.wrote()

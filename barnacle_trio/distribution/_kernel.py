@@ -6,14 +6,13 @@ answer leaves callers hanging on every peer (``global:sync``, ``rpc:multicall``,
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
-from secrets import randbelow
 from typing import Any
 
 from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._flags import OUR_FLAGS, Flag
+from barnacle_trio.distribution._identifiers import Identifiers
 from barnacle_trio.etf import Atom, ImproperList, Pid, Reference
 
 GEN_CALL = Atom("$gen_call")
@@ -41,27 +40,14 @@ class Kernel:
     """Speaks for the node itself.
 
     Args:
-      name: the node's name.
-      creation: tells its incarnations apart; what is meant for another one is dropped.
+      identifiers: of the node's incarnation; what is meant for another one is dropped.
     """
 
-    def __init__(self, name: NodeName, creation: int) -> None:
-        self.node = Atom(name)
-        self.creation = creation
-        self.pid = Pid(node=self.node, id=1, serial=0, creation=creation)
-        # OTP keeps the first word below 2^18 in references that old nodes may see.
-        self._words = itertools.count(randbelow(1 << 32))
+    def __init__(self, identifiers: Identifiers) -> None:
+        self.node = identifiers.node
+        self.pid = identifiers.make_pid()
         self._waiting: dict[Reference, Callable[[], None]] = {}
         self._synced: set[NodeName] = set()
-
-    def make_reference(self) -> Reference:
-        """A reference that this incarnation has not given out before."""
-        number = next(self._words)
-        return Reference(
-            node=self.node,
-            creation=self.creation,
-            ids=(number & 0x3FFFF, (number >> 18) & 0xFFFFFFFF, (number >> 50) & 0xFFFFFFFF),
-        )
 
     def ask_is_auth(self, reference: Reference, answered: Callable[[], None]) -> bytes:
         """The question that ``net_adm:ping`` asks; ``answered`` is called for each answer.
@@ -91,24 +77,15 @@ class Kernel:
         match message:
             case control.RegSend(to=name, payload=payload):
                 return self._to_name(peer, name, payload, agreed)
-            case control.Send(to=to, payload=payload) | control.AliasSend(to=to, payload=payload):
+            case control.Send(to=to, payload=payload):
                 self._to_pid(to, payload)
                 return []
-            case control.Monitor(sender=watcher, target=target, ref=ref):
-                if self._exists(target):
-                    return []
-                return [control.monitor_exit(target, watcher, ref, NOPROC, agreed)]
-            case control.Link(sender=sender, to=to):
-                if self._exists(to):
-                    return []
-                return [control.exit_(to, sender, NOPROC, agreed)]
-            case control.Unlink(id=unlink_id, sender=sender, to=to):
-                return [control.unlink_ack(unlink_id, to, sender)]
             case control.SpawnRequest(ref=ref, sender=sender):
                 return [control.spawn_reply(ref, sender, _NO_LINK, NOTSUP)]
         return []
 
-    def _exists(self, target: object) -> bool:
+    def exists(self, target: object) -> bool:
+        """Whether a pid or a registered name is one that the node answers for itself."""
         return target == self.pid or (isinstance(target, Atom) and target in _REGISTERED)
 
     def _to_pid(self, to: object, payload: Any) -> None:

@@ -13,7 +13,7 @@ from barnacle_trio._errors import ConnectError, NodeCrashed, RemoteProtocolError
 from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import NodeName, shorten
 from barnacle_trio._scopes import open_background
-from barnacle_trio._transport import PeerChange
+from barnacle_trio._transport import PeerChange, PeerDown
 from barnacle_trio._values import AsyncValue
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._acceptor import Doorkeeper
@@ -25,11 +25,16 @@ from barnacle_trio.distribution._dialler import Dialler
 from barnacle_trio.distribution._flags import OUR_FLAGS, Flag
 from barnacle_trio.distribution._frames import frame
 from barnacle_trio.distribution._handshake import Done, Identity
+from barnacle_trio.distribution._identifiers import Identifiers
 from barnacle_trio.distribution._kernel import GOODBYE_NAME, Kernel
 from barnacle_trio.distribution._local import Local
+from barnacle_trio.distribution._messaging import Messaging
 from barnacle_trio.distribution._network import Network
+from barnacle_trio.distribution._outbound import Outbound
 from barnacle_trio.distribution._peers import Peers
-from barnacle_trio.etf import Atom
+from barnacle_trio.distribution._processes import Processes
+from barnacle_trio.distribution._talking import Talking
+from barnacle_trio.etf import Atom, ImproperList, Reference
 
 logger = logging.getLogger("barnacle_trio.node")
 
@@ -39,7 +44,7 @@ YOUNG = 1.0
 """Seconds within which two connections between the same incarnations count as one race."""
 
 
-class Node:
+class Node(Talking):
     """This process as a member of a cluster: a transport for barnacles. Made by `open_node`.
 
     Wherever a node is asked for, a plain `str` will do; one that is no node name is a `ValueError`.
@@ -68,7 +73,6 @@ class Node:
         self._nursery = nursery
         self._closed = False
         self._registered = trio.Event()
-        self._kernel = Kernel(name, 1)  # until the port mapper has given a creation
         self._peers = Peers()
         self._log = RateLimited(logger)
         self._local = Local(
@@ -81,6 +85,8 @@ class Node:
         )
         self._dialler = Dialler(self._local, network, connect_timeout=connect_timeout)
         self._doorkeeper = Doorkeeper(self._local, self._dialler, self._run_connection)
+        self._peers.subscribe(self._on_change)  # before anybody else: signals come first
+        self._incarnate(1)  # until the port mapper has given a creation
 
     @property
     def name(self) -> NodeName:
@@ -90,7 +96,7 @@ class Node:
     @property
     def creation(self) -> int:
         """What tells this incarnation from others of the same name."""
-        return self._kernel.creation
+        return self._identifiers.creation
 
     @property
     def hidden(self) -> bool:
@@ -160,7 +166,7 @@ class Node:
             return True
         answered = trio.Event()
         await trio.lowlevel.checkpoint()
-        reference = self._kernel.make_reference()
+        reference = self._identifiers.make_reference()
         with trio.move_on_after(self._connect_timeout):
             try:
                 await self._dialler.connect(peer)
@@ -211,12 +217,25 @@ class Node:
 
     def _identity(self) -> Identity:
         flags = OUR_FLAGS if self._hidden else OUR_FLAGS | Flag.PUBLISHED
-        return Identity(name=self._name, flags=int(flags), creation=self._kernel.creation)
+        return Identity(name=self._name, flags=int(flags), creation=self._identifiers.creation)
+
+    def _on_change(self, change: PeerChange) -> None:
+        if isinstance(change, PeerDown):
+            self._processes.peer_gone(change.node)
+            self._kernel.peer_gone(change.node)
+
+    def _incarnate(self, creation: int) -> None:
+        """Become the incarnation that the port mapper gave."""
+        self._identifiers = Identifiers(self._name, creation)
+        self._kernel = Kernel(self._identifiers)
+        outbound = Outbound(self._peers, self._dialler)
+        self._processes = Processes(self._identifiers, outbound, self._kernel.exists)
+        self._messaging = Messaging(self._name, self._kernel.pid, self._processes, outbound)
 
     async def _start(self) -> None:
         """Listen, be known, and watch over the connections in the background."""
         creation = await self._nursery.start(self._network.serve, self._accept)
-        self._kernel = Kernel(self._name, creation)
+        self._incarnate(creation)
         self._registered.set()
         self._nursery.start_soon(self._watch, name=f"watch of {self._name}")
 
@@ -266,7 +285,7 @@ class Node:
             patience=self._patience,
             max_frame=self._max_frame,
         )
-        connection.probe = self._kernel.make_reference()
+        connection.probe = self._identifiers.make_reference()
         self._peers.add(connection)
         self._probe(connection)
         if dialled:
@@ -282,8 +301,6 @@ class Node:
         finally:
             if connection.probe is not None:
                 self._kernel.forget(connection.probe)
-            if connection.peer.name not in self._peers:
-                self._kernel.peer_gone(connection.peer.name)
 
     def _probe(self, connection: Connection) -> None:
         if connection.probe is None:
@@ -302,6 +319,13 @@ class Node:
                 name == GOODBYE_NAME
             ):
                 connection.leaving = True
+            case control.Send(to=to, payload=(ImproperList(tail=Reference() as ref), _)) if (
+                to == self._kernel.pid
+            ):
+                # Some runtimes answer a call to the caller, though its tag names an alias.
+                message = control.AliasSend(to, ref, message.payload)
+        if self._processes.handle(peer, message):
+            return
         for answer in self._kernel.answer(peer, message, connection.agreed):
             connection.send(frame(answer))
 

@@ -1,0 +1,181 @@
+"""Messages between processes, as users send them: to a pid, a name or an alias, and calls."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from barnacle_trio._errors import ConnectError, ProcessDown, ProcessExit
+from barnacle_trio._names import NodeName
+from barnacle_trio.distribution import _control as control
+from barnacle_trio.distribution._mailbox import MAX_MAILBOX, NORMAL, Dest, Mailbox
+from barnacle_trio.distribution._outbound import Outbound
+from barnacle_trio.distribution._processes import NOCONNECTION, Processes
+from barnacle_trio.etf import Atom, EncodeError, ImproperList, Pid, Reference, decode, encode
+
+logger = logging.getLogger("barnacle_trio.messages")
+
+ALIAS = Atom("alias")
+GEN_CALL = Atom("$gen_call")
+GEN_CAST = Atom("$gen_cast")
+
+
+class Messaging:
+    """Sends, calls and opens mailboxes for a node.
+
+    Args:
+      local: the node's name.
+      pid: who sends what no mailbox sends.
+      processes: the table of processes.
+      outbound: the way to other nodes.
+    """
+
+    def __init__(self, local: NodeName, pid: Pid, processes: Processes, outbound: Outbound) -> None:
+        self._local = local
+        self._pid = pid
+        self._processes = processes
+        self._outbound = outbound
+
+    @asynccontextmanager
+    async def open_mailbox(
+        self,
+        name: str | None = None,
+        *,
+        trap_exits: bool = False,
+        max_length: int = MAX_MAILBOX,
+    ) -> AsyncIterator[Mailbox]:
+        """See `Node.open_mailbox`."""
+        mailbox = self._processes.open(name=name, trap_exits=trap_exits, max_length=max_length)
+        reason: Any = NORMAL
+        try:
+            await trio.lowlevel.checkpoint()
+            yield mailbox
+        except BaseException as error:
+            reason = exit_reason(error)
+            raise
+        finally:
+            self._processes.close(mailbox, reason)
+
+    async def send(self, dest: Dest, term: Any) -> None:
+        """See `Node.send`."""
+        peer, message = self._message(dest, term)
+        if peer == self._local:
+            await trio.lowlevel.checkpoint()
+            self._processes.emit(peer, _copied(message))
+        else:
+            await self._outbound.post(peer, message)
+
+    def send_nowait(self, dest: Dest, term: Any) -> None:
+        """See `Node.send_nowait`."""
+        peer, message = self._message(dest, term)
+        if peer == self._local:
+            self._processes.emit(peer, _copied(message))
+        else:
+            self._outbound.post_nowait(peer, message)
+
+    async def cast(self, dest: Dest, message: Any) -> None:
+        """See `Node.cast`."""
+        await self.send(dest, (GEN_CAST, message))
+
+    async def call(self, dest: Dest, request: Any) -> Any:
+        """See `Node.call`."""
+        peer, target = self._processes.locate(dest)
+        await self._processes.reach(peer)
+        ref = self._processes.identifiers.make_reference()
+        outcome = _Outcome()
+        tag = ImproperList((ALIAS,), ref)
+        _, message = self._message(dest, (GEN_CALL, (self._pid, tag), request))
+        if peer == self._local:
+            message = _copied(message)
+        self._processes.add_alias(ref, lambda reply: outcome.reply(reply, ref))
+        try:
+            self._processes.add_monitor(ref, peer, target, self._pid, outcome.down)
+            if not self._processes.emit(peer, message):
+                outcome.down(NOCONNECTION)
+            await outcome.over.wait()
+        finally:
+            self._processes.remove_alias(ref)
+            self._processes.demonitor(ref)
+        return outcome.get()
+
+    async def broadcast(
+        self, name: str, term: Any, nodes: Iterable[str]
+    ) -> dict[NodeName, Exception]:
+        """See `Node.broadcast`."""
+        errors: dict[NodeName, Exception] = {}
+
+        async def send_one(node: NodeName) -> None:
+            try:
+                await self.send((name, node), term)
+            except ConnectError as error:
+                errors[node] = error
+
+        names = {NodeName(node) for node in nodes}
+        encode(term)  # what cannot be sent at all is the caller's fault, not a node's
+        async with trio.open_nursery() as nursery:
+            for each in names:
+                nursery.start_soon(send_one, each)
+        return errors
+
+    def _message(self, dest: Dest, term: Any) -> tuple[NodeName, control.Message]:
+        if isinstance(dest, Reference):
+            return NodeName(dest.node.name), control.AliasSend(self._pid, dest, term)
+        peer, target = self._processes.locate(dest)
+        if isinstance(target, Pid):
+            return peer, control.Send(self._pid, target, term)
+        return peer, control.RegSend(self._pid, target, term)
+
+
+class _Outcome:
+    """What a call came to: the first of a reply and the end of who was called."""
+
+    def __init__(self) -> None:
+        self.over = trio.Event()
+        self._reply: Any = None
+        self._down: Any = None
+        self._is_down = False
+
+    def reply(self, message: Any, ref: Reference) -> None:
+        match message:
+            case (ImproperList(tail=tail), reply) if tail == ref and not self.over.is_set():
+                self._reply = reply
+                self.over.set()
+
+    def down(self, reason: Any) -> None:
+        if not self.over.is_set():
+            self._is_down, self._down = True, reason
+            self.over.set()
+
+    def get(self) -> Any:
+        if self._is_down:
+            raise ProcessDown(self._down)
+        return self._reply
+
+
+def _copied(message: Any) -> Any:
+    """A message to a process of our own, as if it had been to another node and back."""
+    return type(message)(message.sender, message.to, decode(encode(message.payload)))
+
+
+def exit_reason(error: BaseException) -> Any:
+    """The term that stands for a Python exception, where a process ends of it."""
+    if isinstance(error, ProcessExit):
+        try:
+            return decode(encode(error.reason))  # as others see it
+        except (EncodeError, TypeError) as fault:
+            error = fault
+    if isinstance(error, trio.Cancelled | GeneratorExit):
+        return Atom("shutdown")
+    kind = type(error)
+    name = kind.__qualname__
+    if kind.__module__ != "builtins":
+        name = f"{kind.__module__}.{name}"
+    try:
+        text = str(error)
+    except Exception:
+        text = "its text cannot be had"
+    return (Atom("python_error"), name.encode(), text[:1000].encode("utf-8", "replace"))

@@ -1,0 +1,112 @@
+"""The way to other nodes: signals as bytes, onto the right connection, with backpressure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+
+from barnacle_trio._errors import PeerUnreachable
+from barnacle_trio._names import NodeName
+from barnacle_trio.distribution import _control as control
+from barnacle_trio.distribution._connection import Connection
+from barnacle_trio.distribution._dialler import Dialler
+from barnacle_trio.distribution._flags import Flag
+from barnacle_trio.distribution._frames import frame
+from barnacle_trio.distribution._peers import Peers
+
+_BUILDERS: dict[type, Any] = {
+    control.Send: lambda m, a: control.send(m.sender, m.to, m.payload, a),
+    control.RegSend: lambda m, _: control.reg_send(m.sender, m.to, m.payload),
+    control.AliasSend: lambda m, _: control.alias_send(m.sender, m.to, m.payload),
+    control.Link: lambda m, _: control.link(m.sender, m.to),
+    control.Unlink: lambda m, a: control.unlink(m.id, m.sender, m.to, a),
+    control.UnlinkAck: lambda m, _: control.unlink_ack(m.id, m.sender, m.to),
+    control.Exit: lambda m, a: control.exit_(m.sender, m.to, m.reason, a),
+    control.Exit2: lambda m, a: control.exit2(m.sender, m.to, m.reason, a),
+    control.Monitor: lambda m, _: control.monitor(m.sender, m.target, m.ref),
+    control.Demonitor: lambda m, _: control.demonitor(m.sender, m.target, m.ref),
+    control.MonitorExit: lambda m, a: control.monitor_exit(m.target, m.to, m.ref, m.reason, a),
+    control.SpawnRequest: lambda m, _: control.spawn_request(
+        m.ref, m.sender, m.group_leader, (m.module, m.function), m.arguments, m.options
+    ),
+    control.SpawnReply: lambda m, _: control.spawn_reply(m.ref, m.to, m.flags, m.result),
+}
+
+
+def body(message: control.Message, agreed: Flag) -> bytes:
+    """A control message as the body of a frame, in the form that both ends know.
+
+    Raises:
+      EncodeError: it holds a term that has no encoding.
+    """
+    built: bytes = _BUILDERS[type(message)](message, agreed)
+    return built
+
+
+class Outbound:
+    """Sends to other nodes.
+
+    Args:
+      peers: the live connections.
+      dialler: makes new ones.
+    """
+
+    def __init__(self, peers: Peers, dialler: Dialler) -> None:
+        self._peers = peers
+        self._dialler = dialler
+
+    async def reach(self, peer: NodeName) -> Connection:
+        """The connection to a peer, which is dialled if need be.
+
+        Raises:
+          ConnectError: it cannot be connected.
+        """
+        connection = self._peers.get(peer)
+        if connection is None:
+            await self._dialler.connect(peer)
+            connection = self._peers.get(peer)
+            if connection is None:
+                raise PeerUnreachable(f"{peer} was lost as soon as it was connected")
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        return connection
+
+    def send(self, peer: NodeName, message: control.Message) -> bool:
+        """Send a signal, in order with others. False: there is no connection.
+
+        Raises:
+          EncodeError: it holds a term that has no encoding.
+        """
+        connection = self._peers.get(peer)
+        if connection is None:
+            return False
+        connection.send(frame(body(message, connection.agreed)))
+        return True
+
+    async def post(self, peer: NodeName, message: control.Message) -> None:
+        """Send a user's message: dial if need be, and wait while the peer has much to read.
+
+        Raises:
+          ConnectError: the peer cannot be connected, or was lost while this waited.
+          EncodeError: the message has no encoding.
+        """
+        connection = await self.reach(peer)
+        encoded = frame(body(message, connection.agreed))
+        if not connection.writable:
+            await connection.wait_writable()
+            if connection.reason is not None:
+                raise PeerUnreachable(f"{peer} was lost before the message was sent")
+        connection.send(encoded)
+
+    def post_nowait(self, peer: NodeName, message: control.Message) -> None:
+        """As `post`, without ever waiting.
+
+        Raises:
+          trio.WouldBlock: the peer is not connected, or has too much to read.
+          EncodeError: the message has no encoding.
+        """
+        connection = self._peers.get(peer)
+        if connection is None or not connection.writable:
+            raise trio.WouldBlock
+        connection.send(frame(body(message, connection.agreed)))

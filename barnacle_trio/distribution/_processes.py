@@ -1,0 +1,416 @@
+"""The processes of this node: names, links, monitors and aliases, and the signals among them.
+
+Everything here is synchronous but for what may have to dial first. A signal to a process of this
+node takes the same way as one to another node, without the network in between. Source of the rules:
+OTP's "Distribution Protocol" (links: "Link Protocol") and "Processes" in the reference manual.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from barnacle_trio._errors import ConfigurationError, ConnectError, RemoteProtocolError
+from barnacle_trio._names import NodeName
+from barnacle_trio.distribution import _control as control
+from barnacle_trio.distribution._identifiers import Identifiers
+from barnacle_trio.distribution._mailbox import KILL, KILLED, NORMAL, Dest, Down, Exit, Mailbox
+from barnacle_trio.distribution._outbound import Outbound
+from barnacle_trio.etf import Atom, Pid, Reference
+
+logger = logging.getLogger("barnacle_trio.messages")
+
+NOPROC = Atom("noproc")
+NOCONNECTION = Atom("noconnection")
+MAX_HELD = 1_000_000
+"""Monitors and links that others may hold on one process."""
+
+OnDown = Callable[[Any], None]
+
+
+@dataclass(slots=True)
+class _Link:
+    """One side of a link. While an unlink is not acknowledged, nothing that comes of it counts."""
+
+    active: bool = False
+    unlink_id: int | None = None
+
+
+@dataclass(slots=True)
+class _Process:
+    """What others hold on one of our processes, and it on them."""
+
+    mailbox: Mailbox
+    links: dict[Pid, _Link] = field(default_factory=dict)
+    watchers: dict[Reference, tuple[Pid, Pid | Atom]] = field(default_factory=dict)
+    monitors: set[Reference] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Monitor:
+    """A monitor that we hold."""
+
+    peer: NodeName
+    target: Pid | Atom
+    on_down: OnDown
+    owner: Pid
+
+
+class Processes:
+    """The table of them.
+
+    Args:
+      identifiers: makes pids and references.
+      outbound: sends to other nodes.
+      exists: whether a name or pid is one of those that the node itself answers for.
+    """
+
+    def __init__(
+        self, identifiers: Identifiers, outbound: Outbound, exists: Callable[[Any], bool]
+    ) -> None:
+        self.identifiers = identifiers
+        self._local = NodeName(identifiers.node.name)
+        self._outbound = outbound
+        self._exists = exists
+        self._by_pid: dict[Pid, _Process] = {}
+        self._by_name: dict[Atom, _Process] = {}
+        self._aliases: dict[Reference, Callable[[Any], None]] = {}
+        self._monitors: dict[Reference, _Monitor] = {}
+        self._unlinks = itertools.count(1)
+        self._queue: deque[control.Message] = deque()
+        self._draining = False
+
+    # -- the table --------------------------------------------------------------------------------
+
+    def open(
+        self, *, name: str | None = None, trap_exits: bool = False, max_length: int
+    ) -> Mailbox:
+        """Make a process.
+
+        Raises:
+          ConfigurationError: the name is taken.
+        """
+        registered = None if name is None else Atom(name)
+        if registered is not None and (registered in self._by_name or self._exists(registered)):
+            raise ConfigurationError(f"a process is registered as {name!r} already")
+        mailbox = Mailbox(
+            self,
+            self.identifiers.make_pid(),
+            name=name,
+            trap_exits=trap_exits,
+            max_length=max_length,
+        )
+        process = _Process(mailbox)
+        self._by_pid[mailbox.pid] = process
+        if registered is not None:
+            self._by_name[registered] = process
+        return mailbox
+
+    def close(self, mailbox: Mailbox, reason: Any = NORMAL) -> None:
+        """End a process: links and monitors on it fire with the reason, its own are undone."""
+        mailbox.close()
+        process = self._by_pid.pop(mailbox.pid, None)
+        if process is None:
+            return
+        if mailbox.name is not None:
+            del self._by_name[Atom(mailbox.name)]
+        for ref in tuple(process.monitors):
+            self.demonitor(ref)
+        for ref, (watcher, target) in process.watchers.items():
+            self._emit(watcher, control.MonitorExit(target, watcher, ref, reason))
+        for pid, link in process.links.items():
+            if link.active:
+                self._emit(pid, control.Exit(mailbox.pid, pid, reason))
+        self._drain()
+
+    def whereis(self, name: str) -> Mailbox | None:
+        """The process that is registered under a name."""
+        process = self._by_name.get(Atom(name))
+        return None if process is None else process.mailbox
+
+    def exists(self, target: Any) -> bool:
+        """Whether a pid or registered name is a living process of this node."""
+        table: dict[Any, _Process] = self._by_pid if isinstance(target, Pid) else self._by_name
+        return target in table or self._exists(target)
+
+    # -- aliases and monitors of our own ----------------------------------------------------------
+
+    def add_alias(self, ref: Reference, deliver: Callable[[Any], None]) -> None:
+        """Have what is sent to an alias given to ``deliver``."""
+        self._aliases[ref] = deliver
+
+    def remove_alias(self, ref: Reference) -> None:
+        """Drop what is sent to an alias from now on."""
+        self._aliases.pop(ref, None)
+
+    async def monitor(self, mailbox: Mailbox, dest: Dest) -> Reference:
+        """See `Mailbox.monitor`."""
+        self._living(mailbox)
+        peer, target = self.locate(dest)
+        ref = self.identifiers.make_reference()
+        try:
+            await self.reach(peer)
+        except ConnectError:
+            mailbox.deliver(Down(ref, dest, NOCONNECTION))
+            return ref
+        process = self._living(mailbox)
+        process.monitors.add(ref)
+        self.add_monitor(
+            ref, peer, target, mailbox.pid, lambda reason: mailbox.deliver(Down(ref, dest, reason))
+        )
+        self._drain()
+        return ref
+
+    def add_monitor(
+        self, ref: Reference, peer: NodeName, target: Pid | Atom, owner: Pid, on_down: OnDown
+    ) -> None:
+        """Monitor a process at a node that is connected; ``on_down`` is called once at most."""
+        self._monitors[ref] = _Monitor(peer, target, on_down, owner)
+        if not self._emit_to(peer, control.Monitor(owner, target, ref)):
+            self._fire(ref, NOCONNECTION)
+
+    def demonitor(self, ref: Reference) -> None:
+        """End a monitor, if it has not fired."""
+        monitor = self._forget_monitor(ref)
+        if monitor is not None:
+            self._emit_to(monitor.peer, control.Demonitor(monitor.owner, monitor.target, ref))
+            self._drain()
+
+    def _forget_monitor(self, ref: Reference) -> _Monitor | None:
+        monitor = self._monitors.pop(ref, None)
+        if monitor is not None and (owner := self._by_pid.get(monitor.owner)) is not None:
+            owner.monitors.discard(ref)
+        return monitor
+
+    def _fire(self, ref: Reference, reason: Any) -> None:
+        monitor = self._forget_monitor(ref)
+        if monitor is not None:
+            monitor.on_down(reason)
+
+    # -- links of our own -------------------------------------------------------------------------
+
+    async def link(self, mailbox: Mailbox, pid: Pid) -> None:
+        """See `Mailbox.link`."""
+        self._living(mailbox)
+        if pid == mailbox.pid:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            await self.reach(NodeName(pid.node.name))
+        except ConnectError:
+            self._exit_signal(self._living(mailbox), pid, NOCONNECTION)
+            return
+        process = self._living(mailbox)
+        link = process.links.setdefault(pid, _Link())
+        if link.active:
+            return
+        link.active, link.unlink_id = True, None
+        if not self._emit(pid, control.Link(mailbox.pid, pid)):
+            del process.links[pid]
+            self._exit_signal(process, pid, NOCONNECTION)
+        self._drain()
+
+    def unlink(self, mailbox: Mailbox, pid: Pid) -> None:
+        """See `Mailbox.unlink`."""
+        process = self._by_pid.get(mailbox.pid)
+        link = None if process is None else process.links.get(pid)
+        if process is None or link is None or not link.active:
+            return
+        link.active, link.unlink_id = False, next(self._unlinks)
+        if not self._emit(pid, control.Unlink(link.unlink_id, mailbox.pid, pid)):
+            process.links.pop(pid, None)
+        self._drain()
+
+    # -- signals ----------------------------------------------------------------------------------
+
+    def handle(self, peer: NodeName, message: control.Message) -> bool:
+        """Act on a signal that came from a peer. False: it is none for a process here."""
+        match message:
+            case control.Send(to=to, payload=payload):
+                process = self._by_pid.get(to)
+                if process is None:
+                    return False
+                process.mailbox.deliver(payload)
+            case control.RegSend(to=name, payload=payload):
+                process = self._by_name.get(name)
+                if process is None:
+                    return False
+                process.mailbox.deliver(payload)
+            case control.AliasSend(to=ref, payload=payload):
+                deliver = self._aliases.get(ref)
+                if deliver is not None:
+                    deliver(payload)
+            case _:
+                self._handle_signal(peer, message)
+        self._drain()
+        return True
+
+    def _handle_signal(self, peer: NodeName, message: control.Message) -> None:
+        match message:
+            case control.Monitor(sender=watcher, target=target, ref=ref):
+                self._be_monitored(peer, watcher, target, ref)
+            case control.Demonitor(target=target, ref=ref):
+                process = self._find(target)
+                if process is not None:
+                    process.watchers.pop(ref, None)
+            case control.MonitorExit(ref=ref, reason=reason):
+                monitor = self._monitors.get(ref)
+                if monitor is not None and monitor.peer == peer:
+                    self._fire(ref, reason)
+            case control.Link(sender=sender, to=to):
+                self._be_linked(peer, sender, to)
+            case control.Unlink(id=unlink_id, sender=sender, to=to):
+                self._be_unlinked(sender, to)
+                self._emit(sender, control.UnlinkAck(unlink_id, to, sender))
+            case control.OldUnlink(sender=sender, to=to):
+                self._be_unlinked(sender, to)
+            case control.UnlinkAck(id=unlink_id, sender=sender, to=to):
+                process = self._by_pid.get(to)
+                link = None if process is None else process.links.get(sender)
+                if process is not None and link is not None and link.unlink_id == unlink_id:
+                    link.unlink_id = None
+                    if not link.active:
+                        del process.links[sender]
+            case control.Exit(sender=sender, to=to, reason=reason):
+                process = self._by_pid.get(to)
+                link = None if process is None else process.links.get(sender)
+                if process is not None and link is not None and link.active:
+                    del process.links[sender]
+                    self._exit_signal(process, sender, reason)
+            case control.Exit2(sender=sender, to=to, reason=reason):
+                process = self._by_pid.get(to)
+                if process is not None:
+                    self._exit_signal(process, sender, reason, asked=True)
+
+    def peer_gone(self, peer: NodeName) -> None:
+        """The connection to a peer is lost: what was held across it fires, once."""
+        for ref, monitor in tuple(self._monitors.items()):
+            if monitor.peer == peer:
+                self._fire(ref, NOCONNECTION)
+        node = Atom(peer)
+        for process in tuple(self._by_pid.values()):
+            for ref, (watcher, _) in tuple(process.watchers.items()):
+                if watcher.node is node:
+                    del process.watchers[ref]
+            for pid, link in tuple(process.links.items()):
+                if pid.node is node:
+                    del process.links[pid]
+                    if link.active:
+                        self._exit_signal(process, pid, NOCONNECTION)
+        self._drain()
+
+    def _be_monitored(
+        self, peer: NodeName, watcher: Pid, target: Pid | Atom, ref: Reference
+    ) -> None:
+        process = self._find(target)
+        if process is None:
+            if not self._exists(target):
+                self._emit(watcher, control.MonitorExit(target, watcher, ref, NOPROC))
+            return
+        self._hold(process, peer)
+        process.watchers[ref] = (watcher, target)
+
+    def _be_linked(self, peer: NodeName, sender: Pid, to: Pid) -> None:
+        process = self._by_pid.get(to)
+        if process is None:
+            if not self._exists(to):
+                self._emit(sender, control.Exit(to, sender, NOPROC))
+            return
+        link = process.links.get(sender)
+        if link is None:
+            self._hold(process, peer)
+            process.links[sender] = _Link(active=True)
+        elif link.unlink_id is None:
+            link.active = True
+
+    def _be_unlinked(self, sender: Pid, to: Pid) -> None:
+        process = self._by_pid.get(to)
+        link = None if process is None else process.links.get(sender)
+        if process is not None and link is not None and link.active:
+            del process.links[sender]
+
+    def _hold(self, process: _Process, peer: NodeName) -> None:
+        if len(process.watchers) + len(process.links) >= MAX_HELD:
+            raise RemoteProtocolError(f"{peer} adds to {MAX_HELD} links and monitors of a process")
+
+    def _exit_signal(
+        self, process: _Process, sender: Pid, reason: Any, *, asked: bool = False
+    ) -> None:
+        mailbox = process.mailbox
+        if asked and reason is KILL:
+            self._exit(mailbox, KILLED)
+        elif mailbox.trap_exits:
+            mailbox.deliver(Exit(sender, reason))
+        elif reason is not NORMAL:
+            self._exit(mailbox, reason)
+
+    def _exit(self, mailbox: Mailbox, reason: Any) -> None:
+        mailbox.exit(reason)
+        self.close(mailbox, reason)
+
+    # -- ways out ---------------------------------------------------------------------------------
+
+    def locate(self, dest: Dest) -> tuple[NodeName, Pid | Atom]:
+        """The node and the pid or name that a destination means.
+
+        Raises:
+          TypeError, ValueError: it is none.
+        """
+        if isinstance(dest, Pid):
+            return NodeName(dest.node.name), dest
+        if isinstance(dest, tuple) and len(dest) == 2:
+            name, node = (each.name if isinstance(each, Atom) else each for each in dest)
+            return NodeName(node), Atom(name)
+        raise TypeError(f"{dest!r} is no destination: give a pid or (registered name, node)")
+
+    async def reach(self, peer: NodeName) -> None:
+        """Connect a peer, unless it is this node.
+
+        Raises:
+          ConnectError: it cannot be connected.
+        """
+        if peer == self._local:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._outbound.reach(peer)
+
+    def emit(self, peer: NodeName, message: control.Message) -> bool:
+        """Send a signal to a node. False: there is no connection to it."""
+        sent = self._emit_to(peer, message)
+        self._drain()
+        return sent
+
+    def _emit(self, to: Pid, message: control.Message) -> bool:
+        return self._emit_to(NodeName(to.node.name), message)
+
+    def _emit_to(self, peer: NodeName, message: control.Message) -> bool:
+        if peer == self._local:
+            self._queue.append(message)
+            return True
+        return self._outbound.send(peer, message)
+
+    def _drain(self) -> None:
+        """Act on signals among our own processes, in order and without recursion."""
+        if self._draining:
+            return
+        self._draining = True
+        try:
+            while self._queue:
+                self.handle(self._local, self._queue.popleft())
+        finally:
+            self._draining = False
+
+    def _find(self, target: Pid | Atom) -> _Process | None:
+        return self._by_pid.get(target) if isinstance(target, Pid) else self._by_name.get(target)
+
+    def _living(self, mailbox: Mailbox) -> _Process:
+        process = self._by_pid.get(mailbox.pid)
+        if process is None:
+            raise trio.ClosedResourceError("the mailbox was closed")
+        return process
