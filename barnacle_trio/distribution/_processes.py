@@ -246,6 +246,13 @@ class Processes:
                 deliver = self._aliases.get(ref)
                 if deliver is not None:
                     deliver(payload)
+            case (
+                control.SpawnRequest()
+                | control.SpawnReply()
+                | control.GroupLeader()
+                | control.Unknown()
+            ):
+                return False
             case _:
                 self._handle_signal(peer, message)
         self._drain()
