@@ -25,7 +25,7 @@ from barnacle_trio._events import (
 )
 from barnacle_trio._listeners import Listeners
 from barnacle_trio._names import NodeName, shorten
-from barnacle_trio._options import Options
+from barnacle_trio._options import Options, check_seconds
 from barnacle_trio._poller import Poller
 from barnacle_trio._process import BarnacleProcess
 from barnacle_trio._scopes import open_background
@@ -170,8 +170,10 @@ class Barnacle:
           grace: seconds, for the strategy and for the transport.
 
         Raises:
+          ConfigurationError: ``grace`` is no number of seconds.
           trio.ClosedResourceError: the barnacle has ended, or another drain is under way.
         """
+        check_seconds("grace", grace, zero=True)
         await trio.lowlevel.checkpoint()
         self._check_open(draining=False)
         self._set_state("draining")

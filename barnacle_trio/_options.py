@@ -70,10 +70,10 @@ def check_options(
     _text("name", name)
     if registered_name is not None:
         _text("registered_name", registered_name)
-    _seconds("poll_interval", poll_interval, finite=True)
-    _seconds("prune_after", prune_after, zero=True)
-    _seconds("discovery_timeout", discovery_timeout)
-    _seconds("dial_timeout", dial_timeout)
+    check_seconds("poll_interval", poll_interval, finite=True)
+    check_seconds("prune_after", prune_after, zero=True)
+    check_seconds("discovery_timeout", discovery_timeout)
+    check_seconds("dial_timeout", dial_timeout)
     if not _is_number(max_prune) or not 0 <= max_prune <= 1:
         raise ConfigurationError(
             f"max_prune is a share between 0 and 1, e.g. 0.5, not {_show(max_prune)}"
@@ -175,7 +175,12 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
 
 
-def _seconds(what: str, value: object, *, zero: bool = False, finite: bool = False) -> None:
+def check_seconds(what: str, value: object, *, zero: bool = False, finite: bool = False) -> None:
+    """See that an option is a number of seconds.
+
+    Raises:
+      ConfigurationError: it is not; ``what`` names it.
+    """
     good = (
         _is_number(value)
         and (value > 0 or (zero and value == 0))

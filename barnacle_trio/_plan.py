@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Literal
 
 from barnacle_trio._events import DownReason, PeerStatus
@@ -400,6 +400,19 @@ class Plan:
         if peer.dialling:
             return  # see `dial_ended`
         heappush(self._queue, (when, peer.ticket, peer.name))
+        if len(self._queue) + len(self._ready) > 4 * len(self._peers) + 64:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Drop entries of dials that were planned anew since: most of them lie in the future."""
+        self._queue = [entry for entry in self._queue if self._is_valid(entry[1], entry[2])]
+        self._ready = [entry for entry in self._ready if self._is_valid(entry[2], entry[3])]
+        heapify(self._queue)
+        heapify(self._ready)
+
+    def _is_valid(self, ticket: int, name: NodeName) -> bool:
+        peer = self._peers.get(name)
+        return peer is not None and peer.ticket == ticket
 
     def _unschedule(self, peer: Peer) -> None:
         peer.ticket, peer.next_attempt = 0, None

@@ -239,6 +239,7 @@ async def test_a_registered_barnacle_answers_calls(autojump_clock: MockClock) ->
 
 
 async def test_a_taken_name_is_a_configuration_error(autojump_clock: MockClock) -> None:
+    """B18."""
     with pytest.raises(ConfigurationError, match="cannot be registered as 'mine'"):
         async with open_barnacle(ScriptedStrategy(), Serving(taken=True), registered_name="mine"):
             raise AssertionError("it is not entered")

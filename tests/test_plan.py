@@ -483,6 +483,19 @@ def test_a_prune_that_failed_is_tried_again_and_does_not_count() -> None:
     assert loss.reason == "lost", "it was not our doing"
 
 
+def test_planning_anew_again_and_again_leaves_nothing_behind() -> None:
+    plan = make(max_dials=1)
+    plan.answer(complete(A, B, C), 0.0)
+    plan.take_dials(0.0)
+    refuse(plan, A, 0.0)
+    for _ in range(1000):
+        plan.force(0.0)
+        for name in plan.take_dials(0.0):
+            refuse(plan, name, 0.0)
+    assert len(plan._queue) + len(plan._ready) < 100
+    assert plan.force(0.0) == {A, B, C}
+
+
 class Machine:
     """A world around a plan, for hypothesis: what must hold whatever happens."""
 
