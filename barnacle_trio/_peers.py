@@ -21,6 +21,8 @@ CAP_SILENT = 1.0
 """The longest pause (seconds) of a recently lost peer whose host does not answer."""
 STABLE = 30.0
 """A connection this old (seconds) makes earlier failures forgotten."""
+QUIET = 5.0
+"""Who said goodbye is left alone for so long (seconds), or the poll interval if that is less."""
 FIRST_QUARANTINE = 5.0
 LAST_QUARANTINE = 3600.0
 

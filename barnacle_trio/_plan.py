@@ -15,7 +15,7 @@ from typing import Literal
 
 from barnacle_trio._events import DownReason, PeerStatus
 from barnacle_trio._names import NodeName
-from barnacle_trio._peers import STABLE, Peer
+from barnacle_trio._peers import QUIET, STABLE, Peer
 from barnacle_trio._strategy import Discovery
 from barnacle_trio._transport import PeerDownReason
 
@@ -140,9 +140,10 @@ class Plan:
         if stable:
             peer.failures = peer.refusals = 0
             peer.lost_at = None
-        if reason in ("left", "closed_by_us"):
-            # on purpose: no haste, and whoever comes back dials by itself
-            self._schedule(peer, now + self._rules.poll_interval)
+        if reason == "left":
+            self._schedule(peer, now + min(QUIET, self._rules.poll_interval))
+        elif reason == "closed_by_us":
+            self._schedule(peer, now + self._rules.poll_interval)  # on purpose: no haste
         else:
             if reason != "replaced":
                 fresh = peer.lost_at is None

@@ -154,7 +154,7 @@ async def test_who_said_goodbye_is_left_alone_for_a_while(autojump_clock: MockCl
         await world.barnacle.wait_for_nodes(1)
         await trio.sleep(31)
         world.transport.lose(A, "left")
-        await trio.sleep(8)
+        await trio.sleep(4.9)
         assert len(world.transport.dials) == 1
         assert world.recorder.of(NodeDown)[0].reason == "left"
         world.transport.dial_in(A)
