@@ -34,7 +34,7 @@ def assert_whole(told: str) -> None:
     places = [text.index(f"\n{chapter}") for chapter in CHAPTERS]
     assert places == sorted(places)
     assert len(re.findall(r"healed (?:after )?\d+(?:\.\d)? m?s", text)) == 2
-    assert re.search(r"goose and rock call it silent after [23]\.\d s", text)
+    assert re.search(r"goose and rock call it silent after \d\.\d s", text)
     assert text.count("each sees the two others") == 1
     assert "Traceback" not in text
 

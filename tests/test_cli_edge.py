@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from barnacle_trio import (
     BarnacleCrashed,
@@ -30,6 +32,7 @@ from barnacle_trio import (
     Resumed,
     ShutDown,
 )
+from barnacle_trio.cli._ask import discover
 from barnacle_trio.cli._edge import Failed, judge, one_line
 from barnacle_trio.cli._events_shown import Narrator, as_fields, stamped
 from barnacle_trio.cli._node import CookieOptions, parse_listen
@@ -100,6 +103,7 @@ async def test_the_first_cookie_that_is_given_counts(tmp_path: Path) -> None:
     assert await CookieOptions(cookie="given", cookie_file=file).read(env) == "given"
     assert await CookieOptions(cookie_file=file).read(env) == b"from_file"
     assert await CookieOptions().read(env) == "from_env"
+    assert await CookieOptions().read({"BARNACLE_COOKIE": ""}) is None
     assert await CookieOptions().read({}) is None
 
 
@@ -127,6 +131,46 @@ async def test_what_we_are_called_suits_the_peer(peer: str, own: str) -> None:
 
 async def test_a_short_name_is_met_by_a_short_name() -> None:
     assert "." not in await own_host("some-host")
+
+
+class Watching:
+    """A strategy that knows its answer only while it is served."""
+
+    def __init__(self) -> None:
+        self.served = 0
+
+    async def __call__(self, local: NodeName) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        return ["a@h", "junk"] if self.served else []
+
+    async def serve(
+        self,
+        local: NodeName,
+        *,
+        changed: Callable[[], None],
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        self.served += 1
+        task_status.started()
+        await trio.sleep_forever()
+
+
+async def test_a_strategy_is_served_while_it_is_asked(capfd: pytest.CaptureFixture[str]) -> None:
+    strategy = Watching()
+    assert await discover(strategy, B, patience=5, as_json=False) == 0
+    assert strategy.served == 1
+    out, err = capfd.readouterr()
+    assert out == "a@h\n"
+    assert err.startswith("barnacle: 'junk' was left out: ")
+
+
+async def test_a_strategy_that_hangs_has_failed(autojump_clock: trio.testing.MockClock) -> None:
+    async def hang(local: NodeName) -> list[str]:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    with pytest.raises(Failed, match="no answer within 5 s"):
+        await discover(hang, B, patience=5, as_json=False)
 
 
 def every_event() -> list[Event]:

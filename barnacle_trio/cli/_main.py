@@ -14,6 +14,7 @@ import trio
 from cyclopts import App, Parameter
 
 from barnacle_trio import ConfigurationError, NodeName
+from barnacle_trio._plan import Prune
 from barnacle_trio.cli._ask import be_port_mapper, list_names
 from barnacle_trio.cli._ask import discover as ask_strategy
 from barnacle_trio.cli._edge import BROKEN_PIPE, BUG, OK, judge
@@ -21,7 +22,7 @@ from barnacle_trio.cli._logging import set_up_logging
 from barnacle_trio.cli._node import CookieOptions, NodeOptions, checked_name
 from barnacle_trio.cli._ping import ping as ask_node
 from barnacle_trio.cli._signals import run_until_signal
-from barnacle_trio.cli._stay import Prune, Stay
+from barnacle_trio.cli._stay import Stay
 from barnacle_trio.cli._words import KINDS, parse_words
 
 _NOBODY = NodeName("barnacle@127.0.0.1")

@@ -6,12 +6,12 @@ import os
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
 import trio
 
 from barnacle_trio import Barnacle, Event, Node, Strategy, open_barnacle
 from barnacle_trio._options import check_options
+from barnacle_trio._plan import Prune
 from barnacle_trio.cli._edge import OK
 from barnacle_trio.cli._events_shown import Narrator, as_fields, stamped
 from barnacle_trio.cli._node import CookieOptions, NodeOptions
@@ -23,8 +23,6 @@ LAST_WORDS = 2.0
 """Seconds for what is still to be written when all else is done."""
 BUFFER = 1000
 """Events that wait for a reader of standard output that is slow."""
-
-Prune = Literal["discovered", "all", "never"]
 
 
 @dataclass(frozen=True, kw_only=True)
