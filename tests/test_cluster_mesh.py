@@ -51,6 +51,7 @@ async def test_barnacles_on_one_node_do_not_undo_each_other() -> None:
         enough = one.count + 15  # thrice as long as it takes to prune
 
         async def asked_enough() -> bool:
+            await trio.lowlevel.checkpoint()
             return one.count >= enough
 
         await until(asked_enough)
