@@ -25,10 +25,11 @@ _NOTHING: Mapping[str, Exception] = MappingProxyType({})
 class RefreshResult:
     """What one round did.
 
-    ``nodes``: the nodes of this barnacle that are connected at its end. ``connected`` and
-    ``disconnected``: what this round itself changed. ``failed``: an error for each node that could
-    not be connected or disconnected, and for each name in the answer that is not a node name.
-    ``discovery_error``: set when the answer was partial.
+    ``nodes``: the nodes of this barnacle that are connected at its end. ``connected``: those that
+    it dialled since the round before (a timed round does not wait for its dials, the next one tells
+    of them). ``disconnected``: whom this round pruned. ``failed``: an error for each node that
+    could not be connected or disconnected so far, and for each name in the answer that is not a
+    node name. ``discovery_error``: set when the answer was partial.
     """
 
     nodes: frozenset[NodeName] = frozenset()

@@ -40,9 +40,10 @@ from tests.checkpoints import cancel_at_every_checkpoint
         lambda _local: None,
         lambda _local: "a@h",
         lambda _local: 42,
+        lambda _local: open_barnacle,
         ExceptionGroup("bugs", [OSError("expected"), KeyError("not")]),
     ],
-    ids=["raises", "None", "str", "int", "group"],
+    ids=["raises", "None", "str", "int", "function", "group"],
 )
 async def test_a_bug_in_a_strategy_restarts_the_poller(
     junk: Any, autojump_clock: MockClock

@@ -6,6 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from barnacle_trio._custom_transport import custom_transport
 from barnacle_trio._errors import DiscoveryError
 from barnacle_trio._events import NodeUp
 from barnacle_trio._names import NodeName
@@ -130,6 +131,31 @@ async def test_a_transport_without_subscribe_is_looked_at(autojump_clock: MockCl
         assert trio.current_time() <= 6.0
         await world.barnacle.wait_for_nodes(1)
         assert trio.current_time() <= 7.0
+
+
+async def test_functions_that_never_yield_do_not_stop_the_loop(autojump_clock: MockClock) -> None:
+    """F23."""
+    connected: set[str] = set()
+
+    async def strategy(_local: NodeName) -> list[str]:  # noqa: ASYNC124
+        return [A, B]
+
+    async def connect(name: NodeName) -> None:  # noqa: ASYNC124
+        connected.add(name)
+
+    async def disconnect(name: NodeName) -> None:  # noqa: ASYNC124
+        connected.discard(name)
+
+    async def list_nodes() -> list[str]:  # noqa: ASYNC124
+        return sorted(connected)
+
+    transport = custom_transport(
+        name="local@h", connect=connect, disconnect=disconnect, list_nodes=list_nodes
+    )
+    async with open_barnacle(strategy, transport, poll_interval=0.001) as barnacle:
+        assert await barnacle.wait_for_nodes(2) == {A, B}
+        await trio.sleep(1)
+        assert barnacle.status().refreshes > 100
 
 
 async def test_what_events_say_is_not_undone_by_an_older_listing(
