@@ -100,6 +100,7 @@ class Running:
     async def line(self) -> str:
         """The next line."""
         with trio.fail_after(DEADLINE):
+            await trio.lowlevel.checkpoint()
             while b"\n" not in self._buffer:
                 data = await self._stream.receive_some()
                 assert data, "it has ended"
