@@ -69,6 +69,8 @@ def open_barnacle(
 ) -> AbstractAsyncContextManager[Barnacle]:
     """Keep nodes connected while the block runs.
 
+    ``async with open_barnacle(local_epmd(), node) as barnacle: ...``
+
     Entering does not wait for a round: see `Barnacle.wait_for_nodes`. What the block raises comes
     out plain. A failing strategy, transport or peer never ends the block, unless a
     ``restart_policy`` with a bound says so. Leaving it, by cancellation too, ends the barnacle;

@@ -20,14 +20,13 @@ import trio
 from dns.asyncresolver import Resolver
 from dns.nameserver import Do53Nameserver
 
-from barnacle_trio import RefreshFailed, open_barnacle, open_node
-from barnacle_trio import dns as by_dns
+from barnacle_trio import RefreshFailed, open_barnacle, open_node, strategies
 
 
 async def main(query: str, basename: str) -> None:
     async with (
         open_node("my_app@127.0.0.1", cookie="my_cookie") as node,
-        open_barnacle(by_dns(query, basename=basename), node) as barnacle,
+        open_barnacle(strategies.dns(query, basename=basename), node) as barnacle,
     ):
         print("up:", *sorted(await barnacle.wait_for_nodes(1)))
 
@@ -38,7 +37,7 @@ async def main_by_itself() -> None:
         port: int = await nursery.start(serve_zone, zone)
         resolver = Resolver(configure=False)
         resolver.nameservers = [Do53Nameserver("127.0.0.1", port)]
-        strategy = by_dns(
+        strategy = strategies.dns(
             "my-app.internal.", basename="friend", records=["A"], resolver=resolver, timeout=0.5
         )
         async with (

@@ -36,13 +36,16 @@ async def open_node(
 ) -> AsyncIterator[Node]:
     """Make this process a node of Distributed Erlang for as long as the block runs.
 
+    ``async with open_node("my_app@127.0.0.1", cookie="my_cookie") as node: ...``
+
     Args:
       name: ``basename@host``, or `NodeOptions`. None takes name, cookie and the rest from
         ``ERL_AFLAGS``, ``ERL_FLAGS`` and ``ERL_ZFLAGS``; explicit arguments win over those.
       cookie: the secret that the cluster shares. None reads ``~/.erlang.cookie`` as Erlang does,
         and creates it where there is none.
       cookies: other cookies for some peers, by node name or glob.
-      hidden: connect as a hidden node. Visible is the default, as for a BEAM node.
+      hidden: connect as a hidden node, as ``-hidden`` in those variables says too. Visible is the
+        default, as for a BEAM node.
       listen: host and port to listen on. None: a literal address in the name is the one bound,
         ``localhost`` is loopback, any other host name means all addresses; any free port.
         ``("0.0.0.0", 9100)`` overrides; port 0 is any.
