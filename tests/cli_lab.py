@@ -76,6 +76,13 @@ def assert_fails(ended: Ended, code: int, *fragments: str) -> None:
         assert fragment in ended.err
 
 
+def assert_left_well(ended: Ended) -> None:
+    """It said at most that a peer cannot be reached, which is so when that one goes first."""
+    assert ended.code == 0, ended
+    for line in ended.err.splitlines():
+        assert line.startswith("barnacle: warning: [barnacle] cannot connect "), ended
+
+
 class Running:
     """A command that stays."""
 

@@ -6,7 +6,7 @@ import signal
 
 from barnacle_trio.epmd import names
 from tests.beam import COOKIE, open_beam, unique
-from tests.cli_lab import assert_fails, barnacle, running
+from tests.cli_lab import assert_fails, assert_left_well, barnacle, running
 from tests.erlang import Erlang
 
 
@@ -23,6 +23,7 @@ async def test_a_beam_is_listed_and_pinged(erlang: Erlang, epmd_port: int) -> No
             assert_fails(await barnacle("ping", beam.name, "--cookie", "x" * 20), 1, "cookie")
             assert await beam.eval("nodes(connected)") == "[]"
             assert list(await names()) == [basename]
+            assert_fails(await barnacle("ping", unique("absent")), 1, "is not registered")
             found = await barnacle("discover", "local-epmd:beam*", "epmd:other@127.0.0.1")
             assert found.out == f"{beam.name}\nother@127.0.0.1\n"
 
@@ -51,9 +52,7 @@ async def test_a_cluster_with_a_beam(erlang: Erlang, epmd_port: int) -> None:
                 await node.event("NodeUp", node=beam_name)
                 ended = await node.end(signal.SIGTERM)
                 assert await beam.eval("nodes()") == "[]"
-    assert ended.code == 0
-    # That the killed one cannot be dialled is worth a warning.
-    assert all(line.startswith("barnacle: warning: ") for line in ended.err.splitlines())
+    assert_left_well(ended)
     told = ended.objects()
     assert [each["type"] for each in told][-2:] == ["Draining", "ShutDown"]
     assert all({"type", "time", "at"} <= each.keys() for each in told)
