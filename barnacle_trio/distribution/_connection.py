@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import TypeAlias
 
 import trio
@@ -21,12 +23,17 @@ logger = logging.getLogger("barnacle_trio.node")
 
 RECEIVE_SIZE = 64 * 1024
 """Bytes asked for in one read."""
+MAX_RECEIVE_SIZE = 1024 * 1024
+"""The same in the midst of a large frame."""
 WRITE_SIZE = 256 * 1024
 """Bytes, about, that are joined into one write."""
 HIGH_WATER = 1024 * 1024
 """Bytes that wait for a peer above which users' messages wait, too."""
 MAX_OUTBOX = 64 * 1024 * 1024
 """Bytes that wait for a peer which does not read, before it is given up."""
+
+DIRECT_AFTER = 50e-6
+"""Seconds without a write after which the next one does not wait for others to be joined."""
 
 OnFrame: TypeAlias = Callable[["Connection", bytes], None]
 OnClose: TypeAlias = Callable[["Connection"], None]
@@ -65,25 +72,51 @@ class Connection:
         self._outbox: deque[bytes] = deque()
         self._outbox_size = 0
         self._writing = False
-        self._more = trio.Event()
+        self._written_at = 0.0
+        self._writer: trio.lowlevel.Task | None = None  # waits for something to write
+        self._fd = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
         self._idle = trio.Event()
         self._room = trio.Event()
         self._scope = trio.CancelScope()
 
-    def send(self, frame: bytes) -> None:
-        """Queue a whole frame (with its length). Frames leave in the order of these calls.
+    def send(self, *parts: bytes) -> None:
+        """Queue a frame, whole (with its length) or in parts. Frames leave in this order.
 
-        A peer that lets more than `MAX_OUTBOX` bytes wait is closed as silent.
+        The first one after a pause goes straight to the socket; what comes right after it is
+        joined into one write. A peer that lets more than `MAX_OUTBOX` bytes wait is closed as
+        silent.
         """
         if self.reason is not None:
             return
-        if self._outbox_size + len(frame) > MAX_OUTBOX and self._outbox:
+        if not self._outbox_size and len(parts) == 1 and self._fd >= 0:
+            now = perf_counter()
+            if now - self._written_at > DIRECT_AFTER:
+                self._written_at = now
+                rest = self._write_directly(parts[0])
+                if not rest:
+                    return
+                parts = (rest,)
+        for part in parts:
+            self._outbox.append(part)
+            self._outbox_size += len(part)
+        if self._outbox_size > MAX_OUTBOX and len(self._outbox) > len(parts):
             logger.warning("[%s] does not read: %d bytes wait", self.peer.name, self._outbox_size)
             self.close("silent")
-            return
-        self._outbox.append(frame)
-        self._outbox_size += len(frame)
-        self._more.set()
+        elif self._writer is not None:
+            writer, self._writer = self._writer, None
+            trio.lowlevel.reschedule(writer)
+
+    def _write_directly(self, frame: bytes) -> bytes:
+        """Try to write without a task; gives what is left."""
+        try:
+            written = os.write(self._fd, frame)
+        except BlockingIOError:
+            return frame
+        except OSError:
+            self.close("lost")
+            return b""
+        self.detector.wrote()
+        return frame[written:]
 
     def close(self, reason: PeerDownReason) -> None:
         """Have the connection closed, and tell so at once; only the first reason counts."""
@@ -156,11 +189,14 @@ class Connection:
 
     async def _read(self, leftover: bytes, on_frame: OnFrame) -> None:
         data = leftover
+        receive, feed = self.stream.receive_some, self._frames.feed
         while True:
-            for frame in self._frames.feed(data):
+            for frame in feed(data):
                 if frame and self.reason is None:
                     on_frame(self, frame)
-            data = bytes(await self.stream.receive_some(RECEIVE_SIZE))
+            # A large frame is read in large pieces.
+            size = min(max(self._frames.partial, RECEIVE_SIZE), MAX_RECEIVE_SIZE)
+            data = bytes(await receive(size))
             if not data:
                 return
             self.detector.read(len(data))
@@ -171,11 +207,10 @@ class Connection:
             while not self._outbox:
                 self._idle.set()
                 self._idle = trio.Event()
-                self._more = trio.Event()
-                await self._more.wait()
+                await self._wait_for_more()
             joined: list[bytes] = []
             size = 0
-            while self._outbox and size < WRITE_SIZE:
+            while self._outbox and (size + len(self._outbox[0]) <= WRITE_SIZE or not joined):
                 frame = self._outbox.popleft()
                 joined.append(frame)
                 size += len(frame)
@@ -191,4 +226,14 @@ class Connection:
                 if self.writable:
                     self._room.set()
                     self._room = trio.Event()
+            self._written_at = perf_counter()
             self.detector.wrote()
+
+    async def _wait_for_more(self) -> None:
+        self._writer = trio.lowlevel.current_task()
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self._writer = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
