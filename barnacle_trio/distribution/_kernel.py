@@ -12,11 +12,10 @@ from typing import Any
 from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._flags import OUR_FLAGS, Flag
+from barnacle_trio.distribution._gen import GEN_CALL, GEN_CAST, reply_to
 from barnacle_trio.distribution._identifiers import Identifiers
-from barnacle_trio.etf import Atom, ImproperList, Pid, Reference
+from barnacle_trio.etf import Atom, Pid, Reference
 
-GEN_CALL = Atom("$gen_call")
-GEN_CAST = Atom("$gen_cast")
 NET_KERNEL = Atom("net_kernel")
 GLOBAL_NAME_SERVER = Atom("global_name_server")
 REX = Atom("rex")
@@ -143,13 +142,7 @@ class Kernel:
 
 
 def _reply(sender: Pid, caller: Pid, tag: Any, reply: Any, agreed: Flag) -> bytes:
-    """A gen_server's reply: to the alias that stands in the tag, else to the caller."""
-    answer = (tag, reply)
-    alias = tag
-    if isinstance(alias, ImproperList) and alias.elements:
-        inner = alias.elements[0]  # a request collection's tag is [[alias|Ref] | Label]
-        if isinstance(inner, ImproperList):
-            alias = inner
-    if isinstance(alias, ImproperList) and isinstance(alias.tail, Reference):
-        return control.alias_send(sender, alias.tail, answer)
-    return control.send(sender, caller, answer, agreed)
+    answer = reply_to(sender, caller, tag, reply)
+    if isinstance(answer, control.AliasSend):
+        return control.alias_send(sender, answer.to, answer.payload)
+    return control.send(sender, caller, answer.payload, agreed)

@@ -12,16 +12,16 @@ import trio
 from barnacle_trio._errors import ConnectError, ProcessDown, ProcessExit
 from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
+from barnacle_trio.distribution._gen import ALIAS, GEN_CALL, GEN_CAST, reply_to
 from barnacle_trio.distribution._mailbox import MAX_MAILBOX, NORMAL, Dest, Mailbox
 from barnacle_trio.distribution._outbound import Outbound
 from barnacle_trio.distribution._processes import NOCONNECTION, Processes
-from barnacle_trio.etf import Atom, EncodeError, ImproperList, Pid, Reference, decode, encode
+from barnacle_trio.etf import Atom, ImproperList, Pid, Reference, decode, encode
 
 logger = logging.getLogger("barnacle_trio.messages")
 
-ALIAS = Atom("alias")
-GEN_CALL = Atom("$gen_call")
-GEN_CAST = Atom("$gen_cast")
+SHUTDOWN = Atom("shutdown")
+_CANCELLED = (trio.Cancelled, GeneratorExit)
 
 
 class Messaging:
@@ -94,13 +94,35 @@ class Messaging:
         self._processes.add_alias(ref, lambda reply: outcome.reply(reply, ref))
         try:
             self._processes.add_monitor(ref, peer, target, self._pid, outcome.down)
-            if not self._processes.emit(peer, message):
+            if peer == self._local:
+                self._processes.emit(peer, message)
+            elif not await self._outbound.offer(peer, message):
                 outcome.down(NOCONNECTION)
             await outcome.over.wait()
         finally:
             self._processes.remove_alias(ref)
             self._processes.demonitor(ref)
         return outcome.get()
+
+    async def reply(self, sender: Pid, caller: Pid, tag: Any, reply: Any) -> None:
+        """Answer a call, if the caller's node is connected still; see `reply_to`.
+
+        Waits while the caller's node has much to read.
+
+        Raises:
+          EncodeError: the reply has no encoding.
+        """
+        message = reply_to(sender, caller, tag, reply)
+        try:
+            peer = NodeName(message.to.node.name)
+        except ValueError:  # made up by the caller, and no place that we could be connected to
+            await trio.lowlevel.checkpoint()
+            return
+        if peer == self._local:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._processes.emit(peer, _copied(message))
+        else:
+            await self._outbound.offer(peer, message)
 
     async def broadcast(
         self, name: str, term: Any, nodes: Iterable[str]
@@ -162,14 +184,24 @@ def _copied(message: Any) -> Any:
 
 
 def exit_reason(error: BaseException) -> Any:
-    """The term that stands for a Python exception, where a process ends of it."""
+    """The term that stands for a Python exception, where a process ends of it.
+
+    One that is alone in a group stands for the group.
+    """
+    while isinstance(error, BaseExceptionGroup):
+        failed = error.split(_CANCELLED)[1]
+        if failed is None:
+            return SHUTDOWN
+        if len(failed.exceptions) > 1:
+            break
+        error = failed.exceptions[0]
+    if isinstance(error, _CANCELLED):
+        return SHUTDOWN
     if isinstance(error, ProcessExit):
         try:
             return decode(encode(error.reason))  # as others see it
-        except (EncodeError, TypeError) as fault:
+        except Exception as fault:
             error = fault
-    if isinstance(error, trio.Cancelled | GeneratorExit):
-        return Atom("shutdown")
     kind = type(error)
     name = kind.__qualname__
     if kind.__module__ != "builtins":

@@ -99,6 +99,22 @@ class Outbound:
                 raise PeerUnreachable(f"{peer} was lost before the message was sent")
         connection.send(encoded)
 
+    async def offer(self, peer: NodeName, message: control.Message) -> bool:
+        """As `post`, but nobody is dialled. False: the peer is not connected, or was lost.
+
+        Raises:
+          EncodeError: the message has no encoding.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        connection = self._peers.get(peer)
+        if connection is None:
+            return False
+        encoded = frame(body(message, connection.agreed))
+        if not connection.writable:
+            await connection.wait_writable()
+        connection.send(encoded)
+        return connection.reason is None
+
     def post_nowait(self, peer: NodeName, message: control.Message) -> None:
         """As `post`, without ever waiting.
 
