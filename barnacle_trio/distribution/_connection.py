@@ -32,6 +32,8 @@ HIGH_WATER = 1024 * 1024
 MAX_OUTBOX = 64 * 1024 * 1024
 """Bytes that wait for a peer which does not read, before it is given up."""
 
+LARGE = 64 * 1024
+"""Bytes of a payload that is worth not being joined to what goes before it."""
 DIRECT_AFTER = 50e-6
 """Seconds without a write after which the next one does not wait for others to be joined."""
 
@@ -105,6 +107,14 @@ class Connection:
         elif self._writer is not None:
             writer, self._writer = self._writer, None
             trio.lowlevel.reschedule(writer)
+
+    def send_body(self, head: bytes, payload: bytes) -> None:
+        """Queue a frame of a body in two parts, see `send`."""
+        size = (len(head) + len(payload)).to_bytes(4)
+        if len(payload) < LARGE:
+            self.send(size + head + payload)
+        else:
+            self.send(size + head, payload)  # not copied once more
 
     def _write_directly(self, frame: bytes) -> bytes:
         """Try to write without a task; gives what is left."""

@@ -58,6 +58,7 @@ __all__ = [
     "Unlink",
     "UnlinkAck",
     "alias_send",
+    "alias_send_head",
     "demonitor",
     "exit2",
     "exit_",
@@ -67,7 +68,9 @@ __all__ = [
     "monitor_exit",
     "parse",
     "reg_send",
+    "reg_send_head",
     "send",
+    "send_head",
     "spawn_reply",
     "spawn_request",
     "unlink",
@@ -255,20 +258,34 @@ _ALIAS_SEND = b"\x70\x83h\x03a\x21"
 
 def send(sender: Pid, to: Pid, payload: Any, agreed: Flag = OUR_FLAGS) -> bytes:
     """A message to a process."""
-    encoded = encode(payload)
+    return send_head(sender, to, agreed) + encode(payload)
+
+
+def send_head(sender: Pid, to: Pid, agreed: Flag = OUR_FLAGS) -> bytes:
+    """The body of `send` up to its payload."""
     if agreed & Flag.SEND_SENDER:
-        return b"".join((_SEND_SENDER, sender.wire, to.wire, encoded))
-    return b"".join((_SEND, to.wire, encoded))
+        return b"".join((_SEND_SENDER, sender.wire, to.wire))
+    return _SEND + to.wire
 
 
 def reg_send(sender: Pid, to: Atom, payload: Any) -> bytes:
     """A message to a registered name of the peer."""
-    return b"".join((_REG_SEND, sender.wire, _NOTHING, to.wire, encode(payload)))
+    return reg_send_head(sender, to) + encode(payload)
+
+
+def reg_send_head(sender: Pid, to: Atom) -> bytes:
+    """The body of `reg_send` up to its payload."""
+    return b"".join((_REG_SEND, sender.wire, _NOTHING, to.wire))
 
 
 def alias_send(sender: Pid, to: Reference, payload: Any) -> bytes:
     """A message to an alias (where `Flag.ALIAS` was agreed; an alias of a peer says that much)."""
-    return b"".join((_ALIAS_SEND, sender.wire, to.wire, encode(payload)))
+    return alias_send_head(sender, to) + encode(payload)
+
+
+def alias_send_head(sender: Pid, to: Reference) -> bytes:
+    """The body of `alias_send` up to its payload."""
+    return b"".join((_ALIAS_SEND, sender.wire, to.wire))
 
 
 def link(sender: Pid, to: Pid) -> bytes:

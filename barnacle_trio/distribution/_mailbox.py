@@ -13,6 +13,7 @@ import trio
 
 from barnacle_trio._errors import ProcessExit
 from barnacle_trio._logs import RateLimited
+from barnacle_trio.distribution._routes import Dest
 from barnacle_trio.etf import Atom, Pid, Reference
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ KILL = Atom("kill")
 KILLED = Atom("killed")
 
 Match: TypeAlias = Callable[[Any], bool]
-Dest: TypeAlias = Pid | Reference | tuple[str | Atom, str | Atom]
-"""Where a message goes: a pid, an alias, or ``(registered name, node)``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +90,8 @@ class Mailbox:
         self._end: Callable[[], Exception] | None = None
         self.exit_reason: Any = None
         """Why it ended, if another process had it end; else None."""
+        self.on_exit: Callable[[], object] | None = None
+        """Called when another process has it end, which may be while nobody receives."""
         self._log = RateLimited(logger)
         self.rejected = 0
         """Messages that found no room. Each spell of them is told in the log, too."""
@@ -185,6 +186,34 @@ class Mailbox:
         """Undo a link. Nothing comes from it after this returns."""
         self._processes.unlink(self, pid)
 
+    def join_group(self, scope: str, group: Any) -> None:
+        """Join a group of OTP's ``pg``; a process that joins twice is a member twice.
+
+        Other nodes see it within a moment. Every member leaves when its mailbox closes, and when
+        two nodes connect again, they tell each other of their members.
+
+        Args:
+          scope: ``"pg"`` is the one that OTP uses where none is named. Its first use here starts a
+            process of that name, which stays until the node ends.
+          group: any term. A `str` is a binary to others: for a group of an Erlang or Elixir program
+            it is often an `Atom` that is meant.
+
+        Raises:
+          ConfigurationError: another process is registered under the scope's name, or 100,000
+            memberships of this node are in the scope already.
+          EncodeError: the group, or the scope as an atom, has no encoding.
+          trio.ClosedResourceError: the mailbox was closed.
+        """
+        self._processes.groups.join(self, scope, group)
+
+    def leave_group(self, scope: str, group: Any) -> bool:
+        """Leave a group, once where it was joined several times. False: it is no member.
+
+        Raises:
+          EncodeError: the group has no encoding.
+        """
+        return self._processes.groups.leave(self, scope, group)
+
     # -- what the node does with it ---------------------------------------------------------------
 
     def deliver(self, message: Any) -> None:
@@ -216,6 +245,8 @@ class Mailbox:
         if self._end is None:
             self.exit_reason = reason
             self._finish(lambda: ProcessExit(reason))
+            if self.on_exit is not None:
+                self.on_exit()
 
     def close(self) -> None:
         """End it from inside."""

@@ -9,13 +9,14 @@ from typing import Any
 
 import trio
 
-from barnacle_trio._errors import ConnectError, ProcessDown, ProcessExit
+from barnacle_trio._errors import ConnectError, PeerUnreachable, ProcessDown, ProcessExit
 from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._gen import ALIAS, GEN_CALL, GEN_CAST, reply_to
-from barnacle_trio.distribution._mailbox import MAX_MAILBOX, NORMAL, Dest, Mailbox
+from barnacle_trio.distribution._mailbox import MAX_MAILBOX, NORMAL, YIELD_EVERY, Mailbox
 from barnacle_trio.distribution._outbound import Outbound
 from barnacle_trio.distribution._processes import NOCONNECTION, Processes
+from barnacle_trio.distribution._routes import Dest, Route, Routes, locate
 from barnacle_trio.etf import Atom, ImproperList, Pid, Reference, decode, encode
 
 logger = logging.getLogger("barnacle_trio.messages")
@@ -39,6 +40,8 @@ class Messaging:
         self._pid = pid
         self._processes = processes
         self._outbound = outbound
+        self._routes = Routes(pid)
+        self._sent = 0
 
     @asynccontextmanager
     async def open_mailbox(
@@ -62,20 +65,41 @@ class Messaging:
 
     async def send(self, dest: Dest, term: Any) -> None:
         """See `Node.send`."""
-        peer, message = self._message(dest, term)
-        if peer == self._local:
-            await trio.lowlevel.checkpoint()
-            self._processes.emit(peer, _copied(message))
+        self._sent += 1
+        if self._sent % YIELD_EVERY:
+            # Cancellation is heeded each time; other tasks get their turn every so often.
+            await trio.lowlevel.checkpoint_if_cancelled()
         else:
-            await self._outbound.post(peer, message)
+            await trio.lowlevel.checkpoint()
+        route = self._routes.find(dest)
+        encoded = encode(term)
+        connection = self._outbound.get(route.peer)
+        if connection is None:
+            if route.peer == self._local:
+                self._post_here(route, encoded)
+                return
+            connection = await self._outbound.reach(route.peer)
+        if not connection.writable:
+            await connection.wait_writable()
+            if connection.reason is not None:
+                raise PeerUnreachable(f"{route.peer} was lost before the message was sent")
+        connection.send_body(route.head(connection.agreed), encoded)
 
     def send_nowait(self, dest: Dest, term: Any) -> None:
         """See `Node.send_nowait`."""
-        peer, message = self._message(dest, term)
-        if peer == self._local:
-            self._processes.emit(peer, _copied(message))
-        else:
-            self._outbound.post_nowait(peer, message)
+        route = self._routes.find(dest)
+        encoded = encode(term)
+        if route.peer == self._local:
+            self._post_here(route, encoded)
+            return
+        connection = self._outbound.get(route.peer)
+        if connection is None or not connection.writable:
+            raise trio.WouldBlock
+        connection.send_body(route.head(connection.agreed), encoded)
+
+    def _post_here(self, route: Route, encoded: bytes) -> None:
+        """To a process of our own, as if it had been to another node and back."""
+        self._processes.emit(self._local, self._message(route.dest, decode(encoded)))
 
     async def cast(self, dest: Dest, message: Any) -> None:
         """See `Node.cast`."""
@@ -83,12 +107,12 @@ class Messaging:
 
     async def call(self, dest: Dest, request: Any) -> Any:
         """See `Node.call`."""
-        peer, target = self._processes.locate(dest)
+        peer, target = locate(dest)
         await self._processes.reach(peer)
         ref = self._processes.identifiers.make_reference()
         outcome = _Outcome()
         tag = ImproperList((ALIAS,), ref)
-        _, message = self._message(dest, (GEN_CALL, (self._pid, tag), request))
+        message = self._message(target, (GEN_CALL, (self._pid, tag), request))
         if peer == self._local:
             message = _copied(message)
         self._processes.add_alias(ref, lambda reply: outcome.reply(reply, ref))
@@ -143,13 +167,12 @@ class Messaging:
                 nursery.start_soon(send_one, each)
         return errors
 
-    def _message(self, dest: Dest, term: Any) -> tuple[NodeName, control.Message]:
+    def _message(self, dest: Pid | Atom | Reference, payload: Any) -> control.Message:
         if isinstance(dest, Reference):
-            return NodeName(dest.node.name), control.AliasSend(self._pid, dest, term)
-        peer, target = self._processes.locate(dest)
-        if isinstance(target, Pid):
-            return peer, control.Send(self._pid, target, term)
-        return peer, control.RegSend(self._pid, target, term)
+            return control.AliasSend(self._pid, dest, payload)
+        if isinstance(dest, Pid):
+            return control.Send(self._pid, dest, payload)
+        return control.RegSend(self._pid, dest, payload)
 
 
 class _Outcome:

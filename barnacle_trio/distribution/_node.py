@@ -26,6 +26,7 @@ from barnacle_trio.distribution._flags import OUR_FLAGS, Flag
 from barnacle_trio.distribution._frames import frame
 from barnacle_trio.distribution._handshake import Done, Identity
 from barnacle_trio.distribution._identifiers import Identifiers
+from barnacle_trio.distribution._inbound import ShortCut
 from barnacle_trio.distribution._kernel import GOODBYE_NAME, Kernel
 from barnacle_trio.distribution._local import Local
 from barnacle_trio.distribution._messaging import Messaging
@@ -34,7 +35,7 @@ from barnacle_trio.distribution._outbound import Outbound
 from barnacle_trio.distribution._peers import Peers
 from barnacle_trio.distribution._processes import Processes
 from barnacle_trio.distribution._talking import Talking
-from barnacle_trio.etf import Atom, ImproperList, Reference
+from barnacle_trio.etf import Atom, ImproperList, Limits, Reference
 
 logger = logging.getLogger("barnacle_trio.node")
 
@@ -221,8 +222,11 @@ class Node(Talking):
 
     def _on_change(self, change: PeerChange) -> None:
         if isinstance(change, PeerDown):
+            self._processes.groups.peer_gone(change.node)
             self._processes.peer_gone(change.node)
             self._kernel.peer_gone(change.node)
+        else:
+            self._processes.groups.peer_up(change.node)
 
     def _incarnate(self, creation: int) -> None:
         """Become the incarnation that the port mapper gave."""
@@ -230,6 +234,7 @@ class Node(Talking):
         self._kernel = Kernel(self._identifiers)
         outbound = Outbound(self._peers, self._dialler)
         self._processes = Processes(self._identifiers, outbound, self._kernel.exists)
+        self._short_cut = ShortCut(self._processes, Limits())
         self._messaging = Messaging(self._name, self._kernel.pid, self._processes, outbound)
 
     async def _start(self) -> None:
@@ -310,6 +315,8 @@ class Node(Talking):
         connection.detector.probed()
 
     def _on_frame(self, connection: Connection, body: bytes) -> None:
+        if self._short_cut.deliver(body):
+            return
         message = control.parse(body)
         peer = connection.peer.name
         match message:
@@ -324,6 +331,9 @@ class Node(Talking):
             ):
                 # Some runtimes answer a call to the caller, though its tag names an alias.
                 message = control.AliasSend(to, ref, message.payload)
+        receiver = self._processes.receiver(message)
+        if receiver is not None:
+            self._short_cut.learn(body, receiver)
         if self._processes.handle(peer, message):
             return
         for answer in self._kernel.answer(peer, message, connection.agreed):

@@ -56,6 +56,10 @@ class Outbound:
         self._peers = peers
         self._dialler = dialler
 
+    def get(self, peer: NodeName) -> Connection | None:
+        """The connection to a peer, if there is one."""
+        return self._peers.get(peer)
+
     async def reach(self, peer: NodeName) -> Connection:
         """The connection to a peer, which is dialled if need be.
 
@@ -84,23 +88,10 @@ class Outbound:
         connection.send(frame(body(message, connection.agreed)))
         return True
 
-    async def post(self, peer: NodeName, message: control.Message) -> None:
-        """Send a user's message: dial if need be, and wait while the peer has much to read.
-
-        Raises:
-          ConnectError: the peer cannot be connected, or was lost while this waited.
-          EncodeError: the message has no encoding.
-        """
-        connection = await self.reach(peer)
-        encoded = frame(body(message, connection.agreed))
-        if not connection.writable:
-            await connection.wait_writable()
-            if connection.reason is not None:
-                raise PeerUnreachable(f"{peer} was lost before the message was sent")
-        connection.send(encoded)
-
     async def offer(self, peer: NodeName, message: control.Message) -> bool:
-        """As `post`, but nobody is dialled. False: the peer is not connected, or was lost.
+        """Send a message as soon as the peer has room. False: it is not connected, or was lost.
+
+        Nobody is dialled.
 
         Raises:
           EncodeError: the message has no encoding.
@@ -114,15 +105,3 @@ class Outbound:
             await connection.wait_writable()
         connection.send(encoded)
         return connection.reason is None
-
-    def post_nowait(self, peer: NodeName, message: control.Message) -> None:
-        """As `post`, without ever waiting.
-
-        Raises:
-          trio.WouldBlock: the peer is not connected, or has too much to read.
-          EncodeError: the message has no encoding.
-        """
-        connection = self._peers.get(peer)
-        if connection is None or not connection.writable:
-            raise trio.WouldBlock
-        connection.send(frame(body(message, connection.agreed)))

@@ -19,9 +19,11 @@ import trio
 from barnacle_trio._errors import ConfigurationError, ConnectError, RemoteProtocolError
 from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
+from barnacle_trio.distribution._groups import Groups
 from barnacle_trio.distribution._identifiers import Identifiers
-from barnacle_trio.distribution._mailbox import KILL, KILLED, NORMAL, Dest, Down, Exit, Mailbox
+from barnacle_trio.distribution._mailbox import KILL, KILLED, NORMAL, Down, Exit, Mailbox
 from barnacle_trio.distribution._outbound import Outbound
+from barnacle_trio.distribution._routes import Dest, locate
 from barnacle_trio.etf import Atom, Pid, Reference
 
 logger = logging.getLogger("barnacle_trio.messages")
@@ -32,6 +34,8 @@ MAX_HELD = 1_000_000
 """Monitors and links that others may hold on one process."""
 
 OnDown = Callable[[Any], None]
+Service = Callable[[NodeName, Any], None]
+"""Takes each message to a pid or name that is the node's own, with the node it came from."""
 
 
 @dataclass(slots=True)
@@ -81,10 +85,15 @@ class Processes:
         self._by_pid: dict[Pid, _Process] = {}
         self._by_name: dict[Atom, _Process] = {}
         self._aliases: dict[Reference, Callable[[Any], None]] = {}
+        self._services: dict[Pid | Atom, Service] = {}
+        self._actions: dict[type, Callable[[NodeName, Any], None]] = {}
         self._monitors: dict[Reference, _Monitor] = {}
         self._unlinks = itertools.count(1)
         self._queue: deque[control.Message] = deque()
         self._draining = False
+        self.generation = 0
+        """Grows when a process comes or goes."""
+        self.groups = Groups(self)
 
     # -- the table --------------------------------------------------------------------------------
 
@@ -97,7 +106,7 @@ class Processes:
           ConfigurationError: the name is taken.
         """
         registered = None if name is None else Atom(name)
-        if registered is not None and (registered in self._by_name or self._exists(registered)):
+        if registered is not None and self.exists(registered):
             raise ConfigurationError(f"a process is registered as {name!r} already")
         mailbox = Mailbox(
             self,
@@ -107,6 +116,7 @@ class Processes:
             max_length=max_length,
         )
         process = _Process(mailbox)
+        self.generation += 1
         self._by_pid[mailbox.pid] = process
         if registered is not None:
             self._by_name[registered] = process
@@ -118,6 +128,7 @@ class Processes:
         process = self._by_pid.pop(mailbox.pid, None)
         if process is None:
             return
+        self.generation += 1
         if mailbox.name is not None:
             del self._by_name[Atom(mailbox.name)]
         for ref in tuple(process.monitors):
@@ -134,10 +145,35 @@ class Processes:
         process = self._by_name.get(Atom(name))
         return None if process is None else process.mailbox
 
+    def receiver(self, message: control.Message) -> Callable[[Any], None] | None:
+        """What delivers a plain message, if its receiver is a living process."""
+        match message:
+            case control.Send(to=to):
+                process = self._by_pid.get(to)
+            case control.RegSend(to=name):
+                process = self._by_name.get(name)
+            case _:
+                return None
+        return None if process is None else process.mailbox.deliver
+
     def exists(self, target: Any) -> bool:
         """Whether a pid or registered name is a living process of this node."""
         table: dict[Any, _Process] = self._by_pid if isinstance(target, Pid) else self._by_name
-        return target in table or self._exists(target)
+        return target in table or self._is_own(target)
+
+    def _is_own(self, target: Any) -> bool:
+        return target in self._services or self._exists(target)
+
+    def serve(self, target: Pid | Atom, service: Service) -> None:
+        """Answer for a pid or name as the node itself: no signal ends it, no monitor of it fires.
+
+        ``service`` must not block; a `RemoteProtocolError` of its closes the connection.
+        """
+        self._services[target] = service
+
+    def act_on(self, signal: type[Any], act: Callable[[NodeName, Any], None]) -> None:
+        """Have another part of the node act on a kind of signal; it must not block either."""
+        self._actions[signal] = act
 
     # -- aliases and monitors of our own ----------------------------------------------------------
 
@@ -152,7 +188,7 @@ class Processes:
     async def monitor(self, mailbox: Mailbox, dest: Dest) -> Reference:
         """See `Mailbox.monitor`."""
         self._living(mailbox)
-        peer, target = self.locate(dest)
+        peer, target = locate(dest)
         ref = self.identifiers.make_reference()
         try:
             await self.reach(peer)
@@ -164,7 +200,6 @@ class Processes:
         self.add_monitor(
             ref, peer, target, mailbox.pid, lambda reason: mailbox.deliver(Down(ref, dest, reason))
         )
-        self._drain()
         return ref
 
     def add_monitor(
@@ -174,6 +209,7 @@ class Processes:
         self._monitors[ref] = _Monitor(peer, target, on_down, owner)
         if not self._emit_to(peer, control.Monitor(owner, target, ref)):
             self._fire(ref, NOCONNECTION)
+        self._drain()
 
     def demonitor(self, ref: Reference) -> None:
         """End a monitor, if it has not fired."""
@@ -192,6 +228,30 @@ class Processes:
         monitor = self._forget_monitor(ref)
         if monitor is not None:
             monitor.on_down(reason)
+
+    # -- spawning across nodes --------------------------------------------------------------------
+
+    def expect_down(self, ref: Reference, peer: NodeName, owner: Pid, on_down: OnDown) -> None:
+        """Await the end of a process that a spawn request asks for, with option ``monitor``."""
+        self._monitors[ref] = _Monitor(peer, owner, on_down, owner)
+
+    def forget_down(self, ref: Reference) -> None:
+        """No longer await it. What comes of it is dropped."""
+        self._forget_monitor(ref)
+
+    def spawned(
+        self, peer: NodeName, request: control.SpawnRequest, pid: Pid, *, link: bool, monitor: bool
+    ) -> None:
+        """Tell a peer that a process of ours was made as it had asked."""
+        process = self._by_pid[pid]
+        flags = 0
+        if link:
+            process.links[request.sender] = _Link(active=True)
+            flags |= control.SPAWNED_LINKED
+        if monitor:
+            process.watchers[request.ref] = (request.sender, pid)
+            flags |= control.SPAWNED_MONITORED
+        self._emit_to(peer, control.SpawnReply(request.ref, request.sender, flags, pid))
 
     # -- links of our own -------------------------------------------------------------------------
 
@@ -234,29 +294,37 @@ class Processes:
         match message:
             case control.Send(to=to, payload=payload):
                 process = self._by_pid.get(to)
-                if process is None:
+                if process is not None:
+                    process.mailbox.deliver(payload)
+                elif not self._serve(peer, to, payload):
                     return False
-                process.mailbox.deliver(payload)
             case control.RegSend(to=name, payload=payload):
                 process = self._by_name.get(name)
-                if process is None:
+                if process is not None:
+                    process.mailbox.deliver(payload)
+                elif not self._serve(peer, name, payload):
                     return False
-                process.mailbox.deliver(payload)
             case control.AliasSend(to=ref, payload=payload):
                 deliver = self._aliases.get(ref)
                 if deliver is not None:
                     deliver(payload)
-            case (
-                control.SpawnRequest()
-                | control.SpawnReply()
-                | control.GroupLeader()
-                | control.Unknown()
-            ):
+            case control.SpawnRequest() | control.SpawnReply():
+                act = self._actions.get(type(message))
+                if act is None:
+                    return False
+                act(peer, message)
+            case control.GroupLeader() | control.Unknown():
                 return False
             case _:
                 self._handle_signal(peer, message)
         self._drain()
         return True
+
+    def _serve(self, peer: NodeName, target: Pid | Atom, payload: Any) -> bool:
+        service = self._services.get(target)
+        if service is not None:
+            service(peer, payload)
+        return service is not None
 
     def _handle_signal(self, peer: NodeName, message: control.Message) -> None:
         match message:
@@ -317,7 +385,7 @@ class Processes:
     ) -> None:
         process = self._find(target)
         if process is None:
-            if not self._exists(target):
+            if not self._is_own(target):
                 self._emit(watcher, control.MonitorExit(target, watcher, ref, NOPROC))
             return
         self._hold(process, peer)
@@ -326,7 +394,7 @@ class Processes:
     def _be_linked(self, peer: NodeName, sender: Pid, to: Pid) -> None:
         process = self._by_pid.get(to)
         if process is None:
-            if not self._exists(to):
+            if not self._is_own(to):
                 self._emit(sender, control.Exit(to, sender, NOPROC))
             return
         link = process.links.get(sender)
@@ -362,19 +430,6 @@ class Processes:
         self.close(mailbox, reason)
 
     # -- ways out ---------------------------------------------------------------------------------
-
-    def locate(self, dest: Dest) -> tuple[NodeName, Pid | Atom]:
-        """The node and the pid or name that a destination means.
-
-        Raises:
-          TypeError, ValueError: it is none.
-        """
-        if isinstance(dest, Pid):
-            return NodeName(dest.node.name), dest
-        if isinstance(dest, tuple) and len(dest) == 2:
-            name, node = (each.name if isinstance(each, Atom) else each for each in dest)
-            return NodeName(node), Atom(name)
-        raise TypeError(f"{dest!r} is no destination: give a pid or (registered name, node)")
 
     async def reach(self, peer: NodeName) -> None:
         """Connect a peer, unless it is this node.

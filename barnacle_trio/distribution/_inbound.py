@@ -1,0 +1,78 @@
+"""The short way in: plain messages, which are most of what comes.
+
+A message's control term names the sender and the receiver and is the same for all that one process
+sends to another. It is read the long way once; then its bytes alone lead to the mailbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from barnacle_trio.distribution._processes import Processes
+from barnacle_trio.etf import Limits, decode_prefix
+
+_SEND_SENDER = b"\x70\x83h\x03a\x16"  # {22, From, To}
+_REG_SEND = b"\x70\x83h\x04a\x06"  # {6, From, '', Name}
+_PID, _ATOM = ord("X"), ord("w")
+MAX_KNOWN = 10_000
+"""Pairs of sender and receiver that are known at once."""
+
+
+class ShortCut:
+    """Delivers the messages whose way is known.
+
+    Args:
+      processes: the table of processes; what is known holds until it changes.
+      limits: of a message.
+    """
+
+    def __init__(self, processes: Processes, limits: Limits) -> None:
+        self._processes = processes
+        self._limits = limits
+        self._known: dict[bytes, Callable[[Any], None]] = {}
+        self._generation = -1
+
+    def deliver(self, body: bytes) -> bool:
+        """Deliver a message, if its way is known. False: take the long way.
+
+        Raises:
+          DecodeError: the message is no term, or beyond the limits.
+        """
+        end = _control_end(body)
+        if not end:
+            return False
+        if self._generation != self._processes.generation:
+            self._generation = self._processes.generation
+            self._known.clear()
+        deliver = self._known.get(body[:end])
+        if deliver is None or end >= len(body):
+            return False
+        deliver(decode_prefix(body, end, limits=self._limits)[0])
+        return True
+
+    def learn(self, body: bytes, deliver: Callable[[Any], None]) -> None:
+        """Remember where a message went that took the long way."""
+        end = _control_end(body)
+        if end and self._generation == self._processes.generation:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[body[:end]] = deliver
+
+
+def _control_end(body: bytes) -> int:
+    """Where the control term of a plain message ends; 0 where it is not of the usual form."""
+    head = body[:6]
+    try:
+        if body[6] != _PID or body[7] != _ATOM:
+            return 0
+        at = 21 + body[8]  # X, w and a length, then the name and 12 bytes of numbers
+        if head == _SEND_SENDER:
+            if body[at] != _PID or body[at + 1] != _ATOM:
+                return 0
+            return at + 15 + body[at + 2]
+        if head == _REG_SEND and body[at : at + 3] == b"w\x00w":
+            return at + 4 + body[at + 3]
+    except IndexError:
+        pass
+    return 0
