@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import MappingProxyType
 
 import trio
@@ -27,7 +28,7 @@ from barnacle_trio._listeners import Listeners
 from barnacle_trio._names import NodeName, shorten
 from barnacle_trio._options import Options, check_seconds
 from barnacle_trio._poller import Poller
-from barnacle_trio._process import BarnacleProcess
+from barnacle_trio._process import MAX_CALLS, BarnacleProcess
 from barnacle_trio._scopes import open_background
 from barnacle_trio._service import keep_serving
 from barnacle_trio._strategy import LeavingStrategy, ServedStrategy, Strategy
@@ -336,7 +337,7 @@ class Barnacle:
             return
         try:
             await nursery.start(
-                self._transport.serve_process,
+                partial(self._transport.serve_process, max_concurrent=MAX_CALLS),
                 name,
                 BarnacleProcess(self),
                 name=self._task("process"),

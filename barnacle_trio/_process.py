@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 ANSWER_WITHIN = 4.0
 """Seconds; ``GenServer.call`` waits 5 by default."""
+MAX_CALLS = 100
+"""Calls answered at once, so that who asks for the status does not wait for somebody's refresh."""
 
 
 class BarnacleProcess:

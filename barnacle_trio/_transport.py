@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import trio
 
@@ -117,7 +117,12 @@ class ServingTransport(Protocol):
     """A transport on which a process can be registered for its peers to call."""
 
     async def serve_process(
-        self, name: str, handler: object, *, task_status: trio.TaskStatus[object]
+        self,
+        name: str,
+        handler: Any,
+        *,
+        max_concurrent: int,
+        task_status: trio.TaskStatus[Any],
     ) -> None:
         """Run a process under a registered name: ``handler`` answers its calls."""
         ...

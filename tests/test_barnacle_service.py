@@ -189,11 +189,17 @@ class Serving(FakeTransport):
         self.handlers: dict[str, Any] = {}
 
     async def serve_process(
-        self, name: str, handler: Any, *, task_status: trio.TaskStatus[None]
+        self,
+        name: str,
+        handler: Any,
+        *,
+        max_concurrent: int,
+        task_status: trio.TaskStatus[None],
     ) -> None:
         await trio.lowlevel.checkpoint()
         if self.taken:
             raise NameTakenError(f"{name} is registered already")
+        assert max_concurrent > 1
         self.handlers[name] = handler
         task_status.started()
         try:

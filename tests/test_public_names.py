@@ -57,6 +57,7 @@ GROUND = {
     "_names",
     "_scopes",
     "_strategy",
+    "_supervisor",
     "_transport",
     "_values",
 }
@@ -84,6 +85,7 @@ PURE = {
     "distribution._detector",
     "distribution._flags",
     "distribution._frames",
+    "distribution._gen",
     "distribution._handshake",
     "distribution._handshake_base",
     "distribution._handshake_events",
