@@ -92,8 +92,6 @@ class Mailbox:
         """Why it ended, if another process had it end; else None."""
         self.on_exit: Callable[[], object] | None = None
         """Called when another process has it end, which may be while nobody receives."""
-        self.on_exit: Callable[[], object] | None = None
-        """Called when another process has it end, which may be while nobody receives."""
         self._log = RateLimited(logger)
         self.rejected = 0
         """Messages that found no room. Each spell of them is told in the log, too."""
@@ -247,8 +245,6 @@ class Mailbox:
         if self._end is None:
             self.exit_reason = reason
             self._finish(lambda: ProcessExit(reason))
-            if self.on_exit is not None:
-                self.on_exit()
             if self.on_exit is not None:
                 self.on_exit()
 

@@ -10,15 +10,10 @@ import trio
 
 from barnacle_trio._names import NodeName
 from barnacle_trio._supervisor import RestartPolicy
-from barnacle_trio._supervisor import RestartPolicy
 from barnacle_trio._values import AsyncValue
-from barnacle_trio.distribution._gen_server import GenServer, Handler
 from barnacle_trio.distribution._gen_server import GenServer, Handler
 from barnacle_trio.distribution._mailbox import MAX_MAILBOX, Mailbox
 from barnacle_trio.distribution._messaging import Messaging
-from barnacle_trio.etf import Pid
-
-_FOREVER = RestartPolicy()
 from barnacle_trio.distribution._processes import Processes
 from barnacle_trio.distribution._routes import Dest
 from barnacle_trio.etf import Pid
@@ -157,61 +152,6 @@ class Talking:
         self._check_here()
         await trio.lowlevel.checkpoint()
         return self._processes.groups.scope(scope).local_members(group)
-
-    async def serve_process(  # noqa: ASYNC128 - passed on
-        self,
-        name: str | None,
-        handler: Handler,
-        *,
-        max_concurrent: int = 1,
-        max_length: int = MAX_MAILBOX,
-        restart_policy: RestartPolicy = _FOREVER,
-        task_status: trio.TaskStatus[Pid] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """Be a gen_server: ``pid = await nursery.start(node.serve_process, "adder", add)``.
-
-        A process whose exception nobody catches ends, as an Erlang process does: who waits for its
-        reply gets ``{python_error, Type, Text}`` as the reason (`ProcessDown` here), links and
-        monitors on it fire, what waits in its mailbox is lost. It is then started again, as
-        ``restart_policy`` says, under the same name, with a new pid and the same ``handler``. So
-        it is when others have it exit; `ProcessExit` raised by the handler ends it with a
-        reason of one's own, and ``ProcessExit(Atom("normal"))`` for good: this returns.
-
-        Messages are taken in the order in which they arrived. A reply waits while more than 1 MiB
-        waits for the caller's node; it is dropped where the caller has given up. OTP's ``sys`` can
-        look at the process (a summary, not the handler) and stop it; it is started again then.
-
-        Args:
-          name: register it under this name. Without one, nobody learns the pid of its next life.
-          handler: ``async (request) -> reply``, or an object with ``async call(request, sender)``,
-            ``sender`` being the `Pid` that called, and if it likes ``async cast(message)`` and
-            ``async info(message)``. What it has no method for is dropped, and told in the log once.
-          max_concurrent: calls that are handled at once. A cast or another message is handled alone
-            as far as later messages go: it begins when its turn comes, beside earlier calls that
-            still run, and whatever arrived later begins after it. Cancelled when the process ends.
-          max_length: messages that may wait. What comes beyond is rejected and told in the log.
-          restart_policy: how many ends are borne. One more, and what caused it leaves this method.
-            Where there is no bound, there is a pause before each start, of 0.1 s doubling to 1 s
-            until it handles a message well.
-          task_status: for `trio.Nursery.start`, which returns the process's `Pid`.
-
-        If cancelled, the process ends with the reason ``shutdown``.
-
-        Raises:
-          ConfigurationError: the name is taken, the handler is none, or a number is out of range.
-          Exception: what the handler raised once too often; `ProcessExit` where others did.
-          trio.ClosedResourceError: this node was left.
-        """
-        self._check_here()
-        server = GenServer(
-            self._messaging,
-            name,
-            handler,
-            max_concurrent=max_concurrent,
-            max_length=max_length,
-            restart_policy=restart_policy,
-        )
-        await server.serve(task_status)
 
     async def serve_process(  # noqa: ASYNC128 - passed on
         self,
