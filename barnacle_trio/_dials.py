@@ -29,6 +29,7 @@ class Dialler:
       confirm: None where the transport tells of its connections by itself; else what looks for
         them.
       dialled: called with a peer that a dial of ours connected.
+      once: nobody is dialled a second time.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Dialler:
         dial_timeout: float,
         confirm: Callable[[], Awaitable[None]] | None,
         dialled: Callable[[NodeName], None],
+        once: bool = False,
     ) -> None:
         self._barnacle = barnacle
         self._plan = plan
@@ -47,6 +49,7 @@ class Dialler:
         self._dial_timeout = dial_timeout
         self._confirm = confirm
         self._dialled = dialled
+        self._once = once
         self._woken = trio.Event()
         self._waiting: list[Dials] = []
 
@@ -128,10 +131,11 @@ class Dialler:
                 )
         elif self._plan.failed(name, error, now, silent=took >= SILENT_AFTER):
             logger.warning(
-                "[%s] cannot connect %s: %s; trying on",
+                "[%s] cannot connect %s: %s%s",
                 self._barnacle,
                 name,
                 shorten(error, 200) if str(error) else type(error).__name__,
+                "" if self._once else "; trying on",
             )
 
 

@@ -91,6 +91,7 @@ class Engine:
             dial_timeout=options.dial_timeout,
             confirm=None if self.subscribed else self.look,
             dialled=self._dialled,
+            once=once,
         )
         self._fresh: set[NodeName] = set()  # dialled since the last report
         self._held: Callable[[NodeName], bool] = lambda _name: False

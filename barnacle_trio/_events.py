@@ -147,7 +147,7 @@ class Status:
 
     state: BarnacleState
     nodes: frozenset[NodeName]
-    peers: Mapping[NodeName, PeerStatus]
+    peers: Mapping[str, PeerStatus]
     last_refresh: float | None
     last_error: Exception | None
     refreshes: int

@@ -359,7 +359,7 @@ class Plan:
             if not peer.connected and peer.last_error is not None
         }
 
-    def status(self) -> dict[NodeName, PeerStatus]:
+    def status(self) -> dict[str, PeerStatus]:
         """How each of our peers stands."""
         return {peer.name: peer.status() for peer in self._peers.values() if peer.ours}
 
