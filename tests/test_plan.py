@@ -218,8 +218,8 @@ def test_no_more_dials_than_slots_and_none_twice(outcomes: list[str], slots: int
         elif outcome == "refuse":
             plan.refused(name, HandshakeRefused(""), now)
     # whoever is not connected is being dialled, or will be
-    for name, peer in plan.status().items():
-        assert peer.state == "connected" or name in dialling or peer.next_attempt is not None
+    for peer_name, peer in plan.status().items():
+        assert peer.state == "connected" or peer_name in dialling or peer.next_attempt is not None
 
 
 def test_a_loss_while_it_is_dialled_is_not_forgotten() -> None:

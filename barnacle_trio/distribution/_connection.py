@@ -60,6 +60,7 @@ class Connection:
     ) -> None:
         self.peer = peer
         self.agreed = agreed
+        self.agreed_bits = int(agreed)
         self.hidden = hidden
         self.dialled = dialled
         self.up_since = trio.current_time()

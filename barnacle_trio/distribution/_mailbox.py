@@ -23,7 +23,7 @@ logger = logging.getLogger("barnacle_trio.messages")
 
 MAX_MAILBOX = 100_000
 """Messages that may wait in a mailbox, by default."""
-YIELD_EVERY = 32
+YIELD_EVERY = 64
 """Messages after which a consumer that never has to wait lets other tasks run."""
 
 NORMAL = Atom("normal")
