@@ -21,8 +21,11 @@ class RateLimited:
         self._next = float("-inf")
         self._kept_back = 0
 
-    def warning(self, text: str, *args: object) -> None:
-        """Log a warning, or count it. Arguments from a peer must be shortened by the caller."""
+    def warning(self, text: str, *args: object, error: BaseException | None = None) -> None:
+        """Log a warning, with the traceback of an error if one is given, or count it.
+
+        Arguments from a peer must be shortened by the caller.
+        """
         now = trio.current_time()
         if now < self._next:
             self._kept_back += 1
@@ -32,4 +35,4 @@ class RateLimited:
             text += " (and %d more like it were not logged)"
             args = (*args, self._kept_back)
             self._kept_back = 0
-        self._logger.warning(text, *args)
+        self._logger.warning(text, *args, exc_info=error)

@@ -18,7 +18,6 @@ from barnacle_trio.etf import Atom, Pid, Reference
 
 NET_KERNEL = Atom("net_kernel")
 GLOBAL_NAME_SERVER = Atom("global_name_server")
-REX = Atom("rex")
 GOODBYE_NAME = Atom("barnacle_trio")
 """The registered name to which a leaving node says so; a BEAM node drops such a message."""
 LEAVING = Atom("leaving")
@@ -27,7 +26,6 @@ YES = Atom("yes")
 NOPROC = Atom("noproc")
 NOTSUP = Atom("notsup")
 
-_NO_LINK = 0
 _MAX_WAITING = 100_000
 """Answers that are waited for at once."""
 
@@ -79,8 +77,6 @@ class Kernel:
             case control.Send(to=to, payload=payload):
                 self._to_pid(to, payload)
                 return []
-            case control.SpawnRequest(ref=ref, sender=sender):
-                return [control.spawn_reply(ref, sender, _NO_LINK, NOTSUP)]
         return []
 
     def exists(self, target: object) -> bool:

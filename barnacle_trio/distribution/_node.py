@@ -22,11 +22,13 @@ from barnacle_trio.distribution._connection import Connection
 from barnacle_trio.distribution._cookie import Cookies
 from barnacle_trio.distribution._detector import Due, Patience
 from barnacle_trio.distribution._dialler import Dialler
+from barnacle_trio.distribution._exposed import Exposed
 from barnacle_trio.distribution._flags import OUR_FLAGS, Flag
 from barnacle_trio.distribution._frames import frame
 from barnacle_trio.distribution._handshake import Done, Identity
 from barnacle_trio.distribution._identifiers import Identifiers
 from barnacle_trio.distribution._inbound import ShortCut
+from barnacle_trio.distribution._io import GroupLeader
 from barnacle_trio.distribution._kernel import GOODBYE_NAME, Kernel
 from barnacle_trio.distribution._local import Local
 from barnacle_trio.distribution._messaging import Messaging
@@ -34,6 +36,8 @@ from barnacle_trio.distribution._network import Network
 from barnacle_trio.distribution._outbound import Outbound
 from barnacle_trio.distribution._peers import Peers
 from barnacle_trio.distribution._processes import Processes
+from barnacle_trio.distribution._rex import Rex
+from barnacle_trio.distribution._rpc import Calls
 from barnacle_trio.distribution._talking import Talking
 from barnacle_trio.etf import Atom, ImproperList, Limits, Reference
 
@@ -224,6 +228,7 @@ class Node(Talking):
         if isinstance(change, PeerDown):
             self._processes.groups.peer_gone(change.node)
             self._processes.peer_gone(change.node)
+            self._exposed.peer_gone(change.node)
             self._kernel.peer_gone(change.node)
         else:
             self._processes.groups.peer_up(change.node)
@@ -236,6 +241,10 @@ class Node(Talking):
         self._processes = Processes(self._identifiers, outbound, self._kernel.exists)
         self._short_cut = ShortCut(self._processes, Limits())
         self._messaging = Messaging(self._name, self._kernel.pid, self._processes, outbound)
+        self._exposed = Exposed(self._processes, self._nursery)
+        Rex(self._kernel.pid, self._processes, self._exposed)
+        leader = GroupLeader(self._processes)
+        self._calls = Calls(self._name, self._kernel.pid, leader.pid, self._processes, outbound)
 
     async def _start(self) -> None:
         """Listen, be known, and watch over the connections in the background."""

@@ -105,9 +105,6 @@ class Processes:
         Raises:
           ConfigurationError: the name is taken.
         """
-        registered = None if name is None else Atom(name)
-        if registered is not None and self.exists(registered):
-            raise ConfigurationError(f"a process is registered as {name!r} already")
         mailbox = Mailbox(
             self,
             self.identifiers.make_pid(),
@@ -115,12 +112,23 @@ class Processes:
             trap_exits=trap_exits,
             max_length=max_length,
         )
+        self.add(mailbox)
+        return mailbox
+
+    def add(self, mailbox: Mailbox) -> None:
+        """Have a mailbox be a process.
+
+        Raises:
+          ConfigurationError: its name is taken.
+        """
+        registered = None if mailbox.name is None else Atom(mailbox.name)
+        if registered is not None and self.exists(registered):
+            raise ConfigurationError(f"a process is registered as {mailbox.name!r} already")
         process = _Process(mailbox)
         self.generation += 1
         self._by_pid[mailbox.pid] = process
         if registered is not None:
             self._by_name[registered] = process
-        return mailbox
 
     def close(self, mailbox: Mailbox, reason: Any = NORMAL) -> None:
         """End a process: links and monitors on it fire with the reason, its own are undone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any
 
 import trio
@@ -11,12 +11,14 @@ import trio
 from barnacle_trio._names import NodeName
 from barnacle_trio._supervisor import RestartPolicy
 from barnacle_trio._values import AsyncValue
+from barnacle_trio.distribution._exposed import Exposed, Functions
 from barnacle_trio.distribution._gen_server import GenServer, Handler
 from barnacle_trio.distribution._mailbox import MAX_MAILBOX, Mailbox
 from barnacle_trio.distribution._messaging import Messaging
 from barnacle_trio.distribution._processes import Processes
 from barnacle_trio.distribution._routes import Dest
-from barnacle_trio.etf import Pid
+from barnacle_trio.distribution._rpc import Calls
+from barnacle_trio.etf import Atom, Pid
 
 _FOREVER = RestartPolicy()
 
@@ -30,6 +32,8 @@ class Talking:
 
     _messaging: Messaging
     _processes: Processes
+    _calls: Calls
+    _exposed: Exposed
     _closed: bool
 
     @property
@@ -126,6 +130,60 @@ class Talking:
         return await self._messaging.broadcast(
             name, term, self.nodes.value if nodes is None else nodes
         )
+
+    async def rpc(
+        self, node_name: str, module: str | Atom, function: str | Atom, *args: Any
+    ) -> Any:
+        """Call a function on another node, or on this one, and return its value (``erpc:call``).
+
+        On a BEAM that is any function there (an Elixir module is ``"Elixir.Math"``), on a node of
+        ours what it has exposed. What the called code prints goes to the log
+        ``barnacle_trio.io``, and it can read nothing. The node is dialled if need be.
+
+        If cancelled, the process that runs the function is killed; what comes of it is dropped.
+
+        Raises:
+          RemoteError: the function raised: ``kind`` and ``reason`` are Erlang's. Where the call was
+            not begun at all, the reason is ``{erpc, Why}``: ``notsup`` (not exposed),
+            ``system_limit``, ``badarg``.
+          ProcessDown: its process was killed, or the connection was lost (``noconnection``); then
+            the function may have run or not.
+          ConnectError: the node cannot be connected.
+          EncodeError: an argument has no encoding.
+          trio.ClosedResourceError: this node was left.
+        """
+        self._check_here()
+        return await self._calls.call(node_name, module, function, args)
+
+    def expose(self, functions: Functions) -> AbstractContextManager[None]:
+        """Let others call functions of this program, until the block is left.
+
+            with node.expose({("math", "add"): add}):
+                ...
+
+        They are called by ``erpc``, ``rpc`` and ``spawn`` of Erlang, and by `rpc` of other nodes of
+        ours. Whatever is not exposed is refused with ``notsup``, and nothing but these tables is
+        ever looked at. Where blocks overlap, the one entered last is asked first. A call that is
+        under way when its block is left goes on.
+
+        Args:
+          functions: async functions by the module and the function under which they are called. A
+            call with a number of arguments that one does not take is ``undef`` to the caller.
+
+        What a function raises is the caller's: a `RemoteError` with its kind and reason, a
+        `ProcessExit` as an exit, anything else as the error ``{python_error, Type, Text}``, also
+        a value that has no encoding. A call is cancelled when its process is made to exit (by a
+        kill or a link), when the connection to who waits for its value is lost, and with the node;
+        it goes on when the caller merely stops waiting, as in Erlang. A peer has 1000 calls at
+        once at most, and ``system_limit`` beyond.
+
+        Raises:
+          ConfigurationError: no async function, or none that can be called by position alone; on
+            entering.
+          trio.ClosedResourceError: this node was left.
+        """
+        self._check_here()
+        return self._exposed.expose(functions)
 
     async def group_members(self, scope: str, group: Any) -> list[Pid]:
         """The members of a group of OTP's ``pg``, here and on connected nodes, hidden ones too.
