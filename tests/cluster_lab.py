@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -151,7 +150,7 @@ async def open_peer(
         peer = Peer(spec["name"], process)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.read_output)
-            await peer.wait_told(lambda peer: bool(peer.told))
+            await peer.wait_told(lambda peer: any(each.what == "Ready" for each in peer.told))
             yield peer
             nursery.cancel_scope.cancel("the block ended")
     finally:
@@ -275,77 +274,97 @@ async def is_listed(name: str) -> bool:
         return False
 
 
+class Observer(Protocol):
+    """Somebody who tells whether a node is connected."""
+
+    async def wait(self, name: str, *, up: bool) -> None:
+        """Wait until it is, or is not."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The nodes that a barnacle keeps connected, as an `Observer`."""
+
+    barnacle: Barnacle
+
+    async def wait(self, name: str, *, up: bool) -> None:
+        """See `Observer`."""
+        await self.barnacle.nodes.wait_value(lambda nodes: (name in nodes) is up)
+
+
 async def heal(
     start: Callable[[], AbstractAsyncContextManager[Killable]],
     name: str,
-    barnacles: Sequence[Barnacle],
+    observers: Sequence[Observer],
     *,
-    rounds: int,
-    absent: float = 0.0,
-) -> list[float]:
+    rounds: int = 1,
+    absent: Callable[[], float] = lambda: 0.0,
+) -> list[list[float]]:
     """Kill a node and start it again, so many times.
 
-    Returns: the seconds from when it could be reached to when each barnacle had it connected.
+    Args:
+      start: starts the node.
+      name: of the node.
+      observers: who connects it, or watches over who does.
+      rounds: how often.
+      absent: seconds between the two, beside those that starting takes.
+
+    Returns: for each round and observer the seconds from when the node could be reached to when it
+    was connected.
     """
-    times: list[float] = []
+    times: list[list[float]] = []
     async with start() as node:
-        for barnacle in barnacles:
-            await _up(barnacle, name)
+        await _all_see(observers, name, up=True)
         await node.kill()
     for _ in range(rounds):
-        for barnacle in barnacles:
-            with trio.fail_after(PATIENCE):
-                await barnacle.nodes.wait_value(lambda nodes: name not in nodes)
-        await until(lambda: _gone(name))
-        await trio.sleep(absent)
+        await _all_see(observers, name, up=False)
+        await until(lambda: _is_gone(name))
+        await trio.sleep(absent())
         async with trio.open_nursery() as nursery:
-            measured = _Measured()
-            nursery.start_soon(measured.run, name, barnacles)
+            measured = _Measured(name, observers)
+            nursery.start_soon(measured.run)
             async with start() as node:
-                times += await measured.times()
+                times.append(await measured.times())
                 await node.kill()
     return times
 
 
 class _Measured:
-    """How long after it could be reached a node was up."""
+    """How long after it could be reached a node was connected."""
 
-    def __init__(self) -> None:
-        self._times: list[float] = []
+    def __init__(self, name: str, observers: Sequence[Observer]) -> None:
+        self._name = name
+        self._moments = dict.fromkeys(observers, 0.0)
+        self._listed = 0.0
         self._over = trio.Event()
 
-    async def run(self, name: str, barnacles: Sequence[Barnacle]) -> None:
-        moments: list[float] = []
+    async def run(self) -> None:
         async with trio.open_nursery() as nursery:
-            for barnacle in barnacles:
-                nursery.start_soon(_note_up, barnacle, name, moments)
-            await until(lambda: is_listed(name))
-            listed = trio.current_time()
-        self._times = [max(0.0, moment - listed) for moment in moments]
+            for observer in self._moments:
+                nursery.start_soon(self._note, observer)
+            await until(lambda: is_listed(self._name))
+            self._listed = trio.current_time()
         self._over.set()
+
+    async def _note(self, observer: Observer) -> None:
+        await _all_see([observer], self._name, up=True)
+        self._moments[observer] = trio.current_time()
 
     async def times(self) -> list[float]:
         await self._over.wait()
-        return self._times
+        # Who dials all the time may be there before we have read the list.
+        return [max(0.0, moment - self._listed) for moment in self._moments.values()]
 
 
-async def _gone(name: str) -> bool:
+async def _is_gone(name: str) -> bool:
     return not await is_listed(name)
 
 
-async def _up(barnacle: Barnacle, name: str, seconds: float = 60.0) -> None:
-    with trio.fail_after(seconds):
-        await barnacle.nodes.wait_value(lambda nodes: name in nodes)
-
-
-async def _note_up(barnacle: Barnacle, name: str, moments: list[float]) -> None:
-    await _up(barnacle, name)
-    moments.append(trio.current_time())
-
-
-def since(moment: float) -> float:
-    """Seconds since a moment on the clock of `time.monotonic`."""
-    return time.monotonic() - moment
+async def _all_see(observers: Sequence[Observer], name: str, *, up: bool) -> None:
+    with trio.fail_after(60):
+        await trio.lowlevel.checkpoint()
+        for observer in observers:
+            await observer.wait(name, up=up)
 
 
 def open_sockets() -> int:

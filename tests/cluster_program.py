@@ -1,7 +1,8 @@
 """A Python node in a process of its own, with a barnacle: see `tests.cluster_lab.open_peer`.
 
 It is told what to be by one JSON object, and prints one for each thing that happens: first that it
-is ready, then the ups and downs of its barnacle. It ends with its standard input.
+is ready, then each
+connection and the ups and downs of its barnacle. It ends with its standard input.
 """
 
 from __future__ import annotations
@@ -13,12 +14,26 @@ from typing import Any
 
 import trio
 
-from barnacle_trio import NodeDown, NodeUp, epmd, local_epmd, open_barnacle, open_node
+from barnacle_trio import (
+    NodeDown,
+    NodeUp,
+    PeerChange,
+    PeerUp,
+    epmd,
+    local_epmd,
+    open_barnacle,
+    open_node,
+)
 
 
 def tell(**fields: object) -> None:
     # Linux's monotonic clock is the same for all processes.
     print(json.dumps({"at": time.monotonic(), **fields}), flush=True)
+
+
+def tell_connection(change: PeerChange) -> None:
+    if isinstance(change, PeerUp):
+        tell(what="Connected", node=change.node)
 
 
 async def be(spec: dict[str, Any]) -> None:
@@ -32,6 +47,9 @@ async def be(spec: dict[str, Any]) -> None:
             strategy, node, poll_interval=spec["poll_interval"], prune_after=spec["prune_after"]
         ) as barnacle,
     ):
+        node.subscribe(tell_connection)
+        for peer in await node.list_nodes():
+            tell(what="Connected", node=peer)
         tell(what="Ready")
         with barnacle.open_listener(1000) as events:
             async for event in events:
