@@ -213,7 +213,7 @@ class _Life:
     async def _be_managed(self, caller: Pid, tag: Any, request: Any) -> None:
         """Answer OTP's "sys" module, by which a shell looks into a process, or stops it."""
         match request:
-            case Atom("get_state"):
+            case Atom("get_state"):  # OTP 25 knows no `{ok, _}` here, and shows it as it is
                 await self._reply(caller, tag, (_OK, self._state()))
             case Atom("get_status"):
                 pid = self._mailbox.pid
