@@ -48,7 +48,11 @@ register(maker, spawn(fun() ->
   (fun Make() ->
     receive
       {make, Boss, Ref, Trap} ->
-        Boss ! {Ref, spawn(fun() -> process_flag(trap_exit, Trap), Puppet([], none) end)},
+        spawn(fun() ->
+          process_flag(trap_exit, Trap),
+          Boss ! {Ref, self()},
+          Puppet([], none)
+        end),
         Make()
     end
   end)()

@@ -111,16 +111,15 @@ async def test_the_first_message_connects(erlang: Erlang) -> None:
 async def test_messages_with_trace_tokens(erlang: Erlang, by_name: bool) -> None:
     """Sequential tracing has other control messages carry everything."""
     async with open_stage(erlang) as stage, stage.node.open_mailbox("box") as box:
-        puppet = await stage.puppet()
-        watcher = await stage.puppet()
+        puppet = await stage.puppet(trap_exit=True)
         to = (Atom("box"), Atom(stage.node.name)) if by_name else box.pid
         traced = "seq_trace:set_token(label, {any, term}), seq_trace:set_token(send, true)"
         await puppet.run(f"{traced}, T ! traced, seq_trace:set_token([])", T=to)
         assert await received(box) is Atom("traced")
-        await watcher.run("monitor(process, B)", B=box.pid)
         await puppet.run(f"link(B), {traced}, exit(B, bye)", B=box.pid)
         with pytest.raises(ProcessExit, match="bye"):
             await received(box)
+        assert await puppet.got(1) == [(EXIT, box.pid, Atom("bye"))]
 
 
 async def test_large_messages_both_ways(erlang: Erlang) -> None:
