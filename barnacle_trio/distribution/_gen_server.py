@@ -158,7 +158,11 @@ class _Life:
         finally:
             mailbox.on_exit = None
         if self._crash is not None:
-            raise self._crash
+            crash, self._crash = self._crash, None
+            try:
+                raise crash
+            finally:
+                del crash  # its traceback holds this frame
         self.ended_by_others = True
         raise ProcessExit(mailbox.exit_reason)
 
