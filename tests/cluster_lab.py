@@ -275,7 +275,10 @@ async def is_listed(name: str) -> bool:
 
 
 class Observer(Protocol):
-    """Somebody who tells whether a node is connected."""
+    """Somebody who connects a node, and tells whether it is connected."""
+
+    async def meet(self, name: str) -> None:
+        """Connect it for the first time; it can be reached."""
 
     async def wait(self, name: str, *, up: bool) -> None:
         """Wait until it is, or is not."""
@@ -286,6 +289,11 @@ class Kept:
     """The nodes that a barnacle keeps connected, as an `Observer`."""
 
     barnacle: Barnacle
+
+    async def meet(self, name: str) -> None:
+        """See `Observer`."""
+        await self.barnacle.refresh()
+        await self.wait(name, up=True)
 
     async def wait(self, name: str, *, up: bool) -> None:
         """See `Observer`."""
@@ -314,7 +322,10 @@ async def heal(
     """
     times: list[list[float]] = []
     async with start() as node:
-        await _all_see(observers, name, up=True)
+        with trio.fail_after(60):
+            await trio.lowlevel.checkpoint()
+            for observer in observers:
+                await observer.meet(name)
         await node.kill()
     for _ in range(rounds):
         await _all_see(observers, name, up=False)

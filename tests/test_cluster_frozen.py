@@ -28,19 +28,19 @@ async def test_a_frozen_python_node_is_silent_then_back_as_both_ends_see_it() ->
     ):
         await barnacle.wait_for_nodes(1)
         await peer.wait_nodes(name)
-        await trio.sleep(0.5)  # the first probe is answered
+        await trio.sleep(0.3)  # the first probe is answered
         for freezes in (1, 2):
             peer.freeze()
             with trio.fail_after(FAILURE_TIMEOUT + 2):
                 await barnacle.nodes.wait_value(frozenset())
-            await trio.sleep(1)
+            await trio.sleep(0.2)
             peer.thaw()
             with trio.fail_after(BACK):
                 await barnacle.wait_for_nodes(1)
             await peer.wait_told(lambda peer: len(peer.ups()) > freezes)  # noqa: B023
             assert barnacle.nodes.value == {other}
             # Both dial, and neither end may take the other's attempt for yet another connection.
-            await barnacle.wait_for_nodes(1, held_for=1)
+            await barnacle.wait_for_nodes(1, held_for=0.5)
             assert [down.reason for down in recorder.of(NodeDown)] == ["silent"] * freezes
             assert len(recorder.of(NodeUp)) == freezes + 1
             assert [node for node, _reason in peer.downs()] == [name] * freezes
@@ -60,11 +60,11 @@ async def test_a_frozen_beam_node_is_silent_then_back(erlang: Erlang) -> None:
         beam.freeze()
         with trio.fail_after(FAILURE_TIMEOUT + 2):
             await barnacle.nodes.wait_value(frozenset())
-        await trio.sleep(1)
+        await trio.sleep(0.2)
         beam.thaw()
         with trio.fail_after(BACK):
             await barnacle.wait_for_nodes(1)
-        await barnacle.wait_for_nodes(1, held_for=1)
+        await barnacle.wait_for_nodes(1, held_for=0.5)
         assert [down.reason for down in recorder.of(NodeDown)] == ["silent"]
         assert len(recorder.of(NodeUp)) == 2
         await sees(beam, node.name)

@@ -17,7 +17,7 @@ from tests.erlang import Erlang
 
 LOOSE = 2.0
 """Seconds. On a machine of one's own it takes less than 0.5, which `tests.benchmarks` measures."""
-ROUNDS = 3
+ROUNDS = 2
 
 
 async def heals(name: str, start: Callable[[], AbstractAsyncContextManager[Killable]]) -> None:

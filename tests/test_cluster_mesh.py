@@ -68,14 +68,17 @@ async def test_five_python_processes_and_two_beam_nodes_form_a_mesh_with_us() ->
     ours = unique("py")
     async with AsyncExitStack() as stack:
         node = await stack.enter_async_context(open_node(ours, cookie=COOKIE))
-        barnacle = await stack.enter_async_context(open_barnacle(local_epmd(), node))
+        barnacle = await stack.enter_async_context(
+            open_barnacle(local_epmd(), node, poll_interval=0.5)
+        )
         beams = [
             await stack.enter_async_context(open_beam(erlang))
             for erlang in (erlangs[0], erlangs[-1])
         ]
         began = trio.current_time()
         peers = [
-            await stack.enter_async_context(open_peer(discover="local_epmd")) for _ in range(5)
+            await stack.enter_async_context(open_peer(discover="local_epmd", poll_interval=0.5))
+            for _ in range(5)
         ]
         everybody = {ours, *(peer.name for peer in peers), *(beam.name for beam in beams)}
         await has(barnacle, *(everybody - {ours}))
@@ -126,13 +129,13 @@ async def test_a_rolling_restart_is_one_down_and_one_up_for_each_node() -> None:
         for each, name in ((0, unique("beam")), (-1, unique("beam")), (0, unique("beam")))
     }
     peers = {
-        name: Slot(partial(open_peer, name, discover="local_epmd"))
+        name: Slot(partial(open_peer, name, discover="local_epmd", poll_interval=1))
         for name in (unique("peer"), unique("peer"))
     }
     everybody = {ours, *beams, *peers}
     async with (
         open_node(ours, cookie=COOKIE) as node,
-        open_barnacle(local_epmd(), node, listener=recorder.send) as barnacle,
+        open_barnacle(local_epmd(), node, poll_interval=1, listener=recorder.send) as barnacle,
         trio.open_nursery() as nursery,
     ):
         for beam in beams.values():

@@ -41,6 +41,11 @@ class Polling:
             f" timer:sleep({POLL_INTERVAL * 1000:.0f}), F() end, F() end)"
         )
 
+    async def meet(self, name: str) -> None:
+        """Connect it now, instead of at the next poll."""
+        await self.beam.eval(f"net_kernel:connect_node('{name}')")
+        await self.wait(name, up=True)
+
     async def wait(self, name: str, *, up: bool) -> None:
         """Wait until it is connected, or is not."""
         wanted = "true" if up else "false"
