@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import logging
 import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,62 +13,18 @@ import pytest
 import trio
 
 from barnacle_trio._errors import HandshakeRefused, RemoteProtocolError
-from barnacle_trio.distribution import Node, _acceptor, open_node
+from barnacle_trio.distribution import _acceptor, open_node
 from barnacle_trio.distribution._control import exit2, reg_send
 from barnacle_trio.distribution._flags import OUR_FLAGS
 from barnacle_trio.distribution._frames import TICK, frame
-from barnacle_trio.epmd import FixedPort, lookup, open_registration
+from barnacle_trio.epmd import FixedPort, open_registration
 from barnacle_trio.etf import Atom, Pid, encode
 from tests.beam import COOKIE, unique
+from tests.intruder import drained, intrude, message, name_message, reachable_node
 
 pytestmark = pytest.mark.usefixtures("epmd_port")
 
 HANDSHAKE_TIMEOUT = _acceptor.HANDSHAKE_TIMEOUT
-
-
-@asynccontextmanager
-async def reachable_node() -> AsyncIterator[tuple[Node, int]]:
-    async with open_node(unique("py"), cookie=COOKIE) as node:
-        entry = await lookup(node.name.basename, "127.0.0.1")
-        assert entry is not None
-        yield node, entry.port
-
-
-def message(body: bytes) -> bytes:
-    return struct.pack(">H", len(body)) + body
-
-
-def name_message(name: bytes, flags: int = int(OUR_FLAGS)) -> bytes:
-    return message(struct.pack(">cQIH", b"N", flags, 7, len(name)) + name)
-
-
-async def drained(stream: trio.SocketStream) -> bytes:
-    """All that comes until the other side closes."""
-    data = b""
-    try:
-        async for part in stream:
-            data += part
-    except trio.BrokenResourceError:
-        pass
-    return data
-
-
-async def intrude(port: int, name: str, cookie: str = COOKIE) -> trio.SocketStream:
-    """A peer that knows the cookie, by hand."""
-    stream = await trio.open_tcp_stream("127.0.0.1", port)
-    await stream.send_all(name_message(name.encode()))
-    data = b""
-    while len(data) < 5 or len(data) < 5 + 2 + int.from_bytes(data[5:7]):
-        data += await stream.receive_some(1000)
-    assert data[2:5] == b"sok", data
-    challenge = int.from_bytes(data[7 + 9 : 7 + 13])
-    proof = hashlib.md5(cookie.encode() + str(challenge).encode()).digest()  # noqa: S324 - the protocol's
-    await stream.send_all(message(b"r" + struct.pack(">I", 4711) + proof))
-    ack = b""
-    while len(ack) < 19:
-        ack += await stream.receive_some(19 - len(ack))
-    assert ack[2:3] == b"a"
-    return stream
 
 
 GARBAGE = {
