@@ -52,8 +52,8 @@ NOTSUP = Atom("notsup")
 SYSTEM_LIMIT = Atom("system_limit")
 
 Function: TypeAlias = Callable[..., Awaitable[Any]]
-Functions: TypeAlias = Mapping[tuple[str | Atom, str | Atom], Function]
-"""What may be called: ``{("module", "function"): async_function}``."""
+Functions: TypeAlias = Mapping[tuple[Any, Any], Function]
+"""What may be called: ``{("module", "function"): async_function}``, of `str` or `Atom`."""
 
 
 class Refused(Exception):
@@ -117,12 +117,11 @@ class _Entry:
 
 
 def _is_plain(function: Any) -> bool:
-    """Whether a function was written with ``def`` and nothing says that it returns an awaitable."""
+    """Whether a function was written with ``def``, and wraps none that was not."""
     return not (
         inspect.iscoroutinefunction(function)
         or function.__name__ == "<lambda>"
         or hasattr(function, "__wrapped__")
-        or inspect.signature(function).return_annotation is not inspect.Signature.empty
     )
 
 
@@ -213,7 +212,9 @@ class Exposed:
     def _admit(self, peer: NodeName, wanted: Wanted) -> Call:
         entry = self._find(wanted)
         if entry is None:
-            logger.debug("[%s] asked for a function that is not exposed", peer)
+            if logger.isEnabledFor(logging.DEBUG):
+                asked = shorten(f"{wanted.module}:{wanted.function}")
+                logger.debug("[%s] asked for %s, which is not exposed", peer, asked)
             raise Refused(NOTSUP)
         if type(wanted.arguments) is not list:
             raise Refused(BADARG)

@@ -183,7 +183,7 @@ def _filled(template: str, values: list[Any]) -> str:
             case "i":
                 next(rest, None)
                 return ""
-        value: Any = next(rest, "?")
+        value: Any = next(rest, Atom("?"))
         if what == "s" and not isinstance(value, Atom):
             return characters(value)
         return chr(value) if what == "c" and _is_character(value) else _shown(value)
