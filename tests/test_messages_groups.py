@@ -287,7 +287,9 @@ async def test_a_scope_that_started_again_replaces_its_former_self(
         await a.group_members("pg", 1)
         for scope in (old, new):
             await b.send(("pg", A), pg.sync(scope.pid, [(1, [scope.pid])]))
-            assert (await scope.receive())[0] == Atom("$gen_cast"), "it is told of our members"
+            with trio.fail_after(5):
+                told = await scope.receive()
+            assert told[0] == Atom("$gen_cast"), "it is told of our members"
         assert await settled(a, 1) == [new.pid]
         await b.send(("pg", A), pg.join(old.pid, 1, old.pid))
         assert await settled(a, 1) == [new.pid]
@@ -308,7 +310,8 @@ async def test_a_new_scope_is_told_of_members_before_anything_else(
         here.join_group("pg", 2)
         here.leave_group("pg", 1)
         scope = a._processes.groups.scope("pg").pid
-        told = [await fake.receive() for _ in range(3)]
+        with trio.fail_after(5):
+            told = [await fake.receive() for _ in range(3)]
         assert told == [
             pg.sync(scope, [(1, [here.pid])]),
             pg.join(scope, 2, here.pid),
