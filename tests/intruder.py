@@ -41,7 +41,7 @@ def name_message(name: bytes, flags: int = int(OUR_FLAGS)) -> bytes:
     return message(struct.pack(">cQIH", b"N", flags, CREATION, len(name)) + name)
 
 
-async def drained(stream: trio.SocketStream) -> bytes:
+async def drained(stream: trio.abc.ReceiveStream) -> bytes:
     """All that comes until the other side closes."""
     data = b""
     try:

@@ -274,3 +274,19 @@ async def test_maps_that_a_dict_cannot_hold_arrive_exactly(autojump_clock: MockC
         assert len(received) == 3
         assert received[1.0] == b"float"
         assert received[[1]] == b"list"
+
+
+async def test_a_faulty_match_keeps_no_message_from_other_receivers() -> None:
+    async def faulty(box: Mailbox) -> None:
+        with pytest.raises(ZeroDivisionError):
+            await box.receive(lambda _message: 1 // 0 > 0)
+
+    async with one_node() as (a, _), a.open_mailbox() as box, trio.open_nursery() as nursery:
+        nursery.start_soon(faulty, box)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(box.receive)
+        await wait_all_tasks_blocked()
+        a.send_nowait(box.pid, "for the other")
+        await wait_all_tasks_blocked()
+        assert not nursery.child_tasks
+        assert len(box) == 0

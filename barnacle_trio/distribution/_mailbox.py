@@ -228,13 +228,18 @@ class Mailbox:
             self.rejected += 1
             self._log.warning("%r is full: a message to it was rejected", self)
 
+    def tell(self, event: Down | Exit) -> None:
+        """As `deliver`, for what comes once for each monitor and link: there is always room."""
+        if self._end is None and not (self._waiters and self._hand_over(event)):
+            self._messages.append(event)
+
     def _hand_over(self, message: Any) -> bool:
-        for waiter in self._waiters:
+        for waiter in tuple(self._waiters):
             try:
                 accepted = waiter.match is None or waiter.match(message)
             except Exception as error:
                 self._wake(waiter, outcome.Error(error))
-                return False  # the message stays, for others or for another try
+                continue  # the message is for others, or stays for another try
             if accepted:
                 self._wake(waiter, outcome.Value(message))
                 return True

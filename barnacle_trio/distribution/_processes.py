@@ -16,10 +16,12 @@ from typing import Any
 
 import trio
 
-from barnacle_trio._errors import ConfigurationError, ConnectError, RemoteProtocolError
-from barnacle_trio._names import NodeName
+from barnacle_trio._errors import ConfigurationError, ConnectError
+from barnacle_trio._logs import RateLimited
+from barnacle_trio._names import NodeName, shorten
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._groups import Groups
+from barnacle_trio.distribution._held import Held
 from barnacle_trio.distribution._identifiers import Identifiers
 from barnacle_trio.distribution._mailbox import KILL, KILLED, NORMAL, Down, Exit, Mailbox
 from barnacle_trio.distribution._outbound import Outbound
@@ -30,9 +32,6 @@ logger = logging.getLogger("barnacle_trio.messages")
 
 NOPROC = Atom("noproc")
 NOCONNECTION = Atom("noconnection")
-MAX_HELD = 1_000_000
-"""Monitors and links that others may hold on one process."""
-
 OnDown = Callable[[Any], None]
 Service = Callable[[NodeName, Any], None]
 """Takes each message to a pid or name that is the node's own, with the node it came from."""
@@ -88,7 +87,9 @@ class Processes:
         self._services: dict[Pid | Atom, Service] = {}
         self._actions: dict[type, Callable[[NodeName, Any], None]] = {}
         self._monitors: dict[Reference, _Monitor] = {}
+        self._held = Held()
         self._unlinks = itertools.count(1)
+        self._log = RateLimited(logger)
         self._queue: deque[control.Message] = deque()
         self._draining = False
         self.generation = 0
@@ -142,8 +143,10 @@ class Processes:
         for ref in tuple(process.monitors):
             self.demonitor(ref)
         for ref, (watcher, target) in process.watchers.items():
+            self._held.discard(watcher.node.name, mailbox.pid, ref)
             self._emit(watcher, control.MonitorExit(target, watcher, ref, reason))
         for pid, link in process.links.items():
+            self._held.discard(pid.node.name, mailbox.pid, pid)
             if link.active:
                 self._emit(pid, control.Exit(mailbox.pid, pid, reason))
         self._drain()
@@ -201,12 +204,13 @@ class Processes:
         try:
             await self.reach(peer)
         except ConnectError:
-            mailbox.deliver(Down(ref, dest, NOCONNECTION))
+            await trio.lowlevel.checkpoint()
+            mailbox.tell(Down(ref, dest, NOCONNECTION))
             return ref
         process = self._living(mailbox)
         process.monitors.add(ref)
         self.add_monitor(
-            ref, peer, target, mailbox.pid, lambda reason: mailbox.deliver(Down(ref, dest, reason))
+            ref, peer, target, mailbox.pid, lambda reason: mailbox.tell(Down(ref, dest, reason))
         )
         return ref
 
@@ -254,10 +258,10 @@ class Processes:
         process = self._by_pid[pid]
         flags = 0
         if link:
-            process.links[request.sender] = _Link(active=True)
+            self._add_link(process, request.sender).active = True
             flags |= control.SPAWNED_LINKED
         if monitor:
-            process.watchers[request.ref] = (request.sender, pid)
+            self._add_watcher(process, request.ref, request.sender, pid)
             flags |= control.SPAWNED_MONITORED
         self._emit_to(peer, control.SpawnReply(request.ref, request.sender, flags, pid))
 
@@ -272,15 +276,16 @@ class Processes:
         try:
             await self.reach(NodeName(pid.node.name))
         except ConnectError:
+            await trio.lowlevel.checkpoint()
             self._exit_signal(self._living(mailbox), pid, NOCONNECTION)
             return
         process = self._living(mailbox)
-        link = process.links.setdefault(pid, _Link())
+        link = process.links.get(pid) or self._add_link(process, pid)
         if link.active:
             return
         link.active, link.unlink_id = True, None
         if not self._emit(pid, control.Link(mailbox.pid, pid)):
-            del process.links[pid]
+            self._remove_link(process, pid)
             self._exit_signal(process, pid, NOCONNECTION)
         self._drain()
 
@@ -292,7 +297,7 @@ class Processes:
             return
         link.active, link.unlink_id = False, next(self._unlinks)
         if not self._emit(pid, control.Unlink(link.unlink_id, mailbox.pid, pid)):
-            process.links.pop(pid, None)
+            self._remove_link(process, pid)
         self._drain()
 
     # -- signals ----------------------------------------------------------------------------------
@@ -316,6 +321,8 @@ class Processes:
                 deliver = self._aliases.get(ref)
                 if deliver is not None:
                     deliver(payload)
+            case control.SpawnRequest(sender=sender) if not self._is_from(peer, sender):
+                pass
             case control.SpawnRequest() | control.SpawnReply():
                 act = self._actions.get(type(message))
                 if act is None:
@@ -336,16 +343,29 @@ class Processes:
 
     def _handle_signal(self, peer: NodeName, message: control.Message) -> None:
         match message:
-            case control.Monitor(sender=watcher, target=target, ref=ref):
-                self._be_monitored(peer, watcher, target, ref)
-            case control.Demonitor(target=target, ref=ref):
-                process = self._find(target)
-                if process is not None:
-                    process.watchers.pop(ref, None)
             case control.MonitorExit(ref=ref, reason=reason):
                 monitor = self._monitors.get(ref)
                 if monitor is not None and monitor.peer == peer:
                     self._fire(ref, reason)
+                return
+            case (
+                control.Monitor()
+                | control.Demonitor()
+                | control.Link()
+                | control.Unlink()
+                | control.OldUnlink()
+                | control.UnlinkAck()
+                | control.Exit()
+                | control.Exit2()
+            ) if not self._is_from(peer, message.sender):
+                return
+            case control.Monitor(sender=watcher, target=target, ref=ref):
+                self._be_monitored(peer, watcher, target, ref)
+            case control.Demonitor(sender=watcher, target=target, ref=ref):
+                process = self._find(target)
+                if process is not None and process.watchers.get(ref, (None,))[0] == watcher:
+                    del process.watchers[ref]
+                    self._held.discard(peer, process.mailbox.pid, ref)
             case control.Link(sender=sender, to=to):
                 self._be_linked(peer, sender, to)
             case control.Unlink(id=unlink_id, sender=sender, to=to):
@@ -354,38 +374,44 @@ class Processes:
             case control.OldUnlink(sender=sender, to=to):
                 self._be_unlinked(sender, to)
             case control.UnlinkAck(id=unlink_id, sender=sender, to=to):
-                process = self._by_pid.get(to)
-                link = None if process is None else process.links.get(sender)
+                process, link = self._find_link(to, sender)
                 if process is not None and link is not None and link.unlink_id == unlink_id:
                     link.unlink_id = None
                     if not link.active:
-                        del process.links[sender]
+                        self._remove_link(process, sender)
             case control.Exit(sender=sender, to=to, reason=reason):
-                process = self._by_pid.get(to)
-                link = None if process is None else process.links.get(sender)
+                process, link = self._find_link(to, sender)
                 if process is not None and link is not None and link.active:
-                    del process.links[sender]
+                    self._remove_link(process, sender)
                     self._exit_signal(process, sender, reason)
             case control.Exit2(sender=sender, to=to, reason=reason):
                 process = self._by_pid.get(to)
                 if process is not None:
                     self._exit_signal(process, sender, reason, asked=True)
 
+    def _is_from(self, peer: NodeName, sender: Pid) -> bool:
+        """Whether a signal is from a process of the node that sent it: nobody speaks for others."""
+        if sender.node.name == peer:
+            return True
+        name = shorten(sender.node.name)
+        self._log.warning("[%s] sent a signal of a process of %s: ignored", peer, name)
+        return False
+
     def peer_gone(self, peer: NodeName) -> None:
         """The connection to a peer is lost: what was held across it fires, once."""
         for ref, monitor in tuple(self._monitors.items()):
             if monitor.peer == peer:
                 self._fire(ref, NOCONNECTION)
-        node = Atom(peer)
-        for process in tuple(self._by_pid.values()):
-            for ref, (watcher, _) in tuple(process.watchers.items()):
-                if watcher.node is node:
-                    del process.watchers[ref]
-            for pid, link in tuple(process.links.items()):
-                if pid.node is node:
-                    del process.links[pid]
-                    if link.active:
-                        self._exit_signal(process, pid, NOCONNECTION)
+        for ours, what in self._held.lose(peer):
+            process = self._by_pid.get(ours)
+            if process is None:
+                continue  # it ended of what came before in this loop
+            if isinstance(what, Reference):
+                process.watchers.pop(what, None)
+                continue
+            link = process.links.pop(what, None)
+            if link is not None and link.active:
+                self._exit_signal(process, what, NOCONNECTION)
         self._drain()
 
     def _be_monitored(
@@ -395,32 +421,46 @@ class Processes:
         if process is None:
             if not self._is_own(target):
                 self._emit(watcher, control.MonitorExit(target, watcher, ref, NOPROC))
-            return
-        self._hold(process, peer)
-        process.watchers[ref] = (watcher, target)
+        elif ref not in process.watchers:
+            self._held.check_room(peer)
+            self._add_watcher(process, ref, watcher, target)
 
     def _be_linked(self, peer: NodeName, sender: Pid, to: Pid) -> None:
-        process = self._by_pid.get(to)
+        process, link = self._find_link(to, sender)
         if process is None:
             if not self._is_own(to):
                 self._emit(sender, control.Exit(to, sender, NOPROC))
-            return
-        link = process.links.get(sender)
-        if link is None:
-            self._hold(process, peer)
-            process.links[sender] = _Link(active=True)
+        elif link is None:
+            self._held.check_room(peer)
+            self._add_link(process, sender).active = True
         elif link.unlink_id is None:
             link.active = True
 
     def _be_unlinked(self, sender: Pid, to: Pid) -> None:
-        process = self._by_pid.get(to)
-        link = None if process is None else process.links.get(sender)
+        process, link = self._find_link(to, sender)
         if process is not None and link is not None and link.active:
-            del process.links[sender]
+            self._remove_link(process, sender)
 
-    def _hold(self, process: _Process, peer: NodeName) -> None:
-        if len(process.watchers) + len(process.links) >= MAX_HELD:
-            raise RemoteProtocolError(f"{peer} adds to {MAX_HELD} links and monitors of a process")
+    def _find_link(self, ours: Pid, theirs: Pid) -> tuple[_Process | None, _Link | None]:
+        process = self._by_pid.get(ours)
+        return process, None if process is None else process.links.get(theirs)
+
+    def _add_link(self, process: _Process, pid: Pid) -> _Link:
+        link = process.links[pid] = _Link()
+        if pid.node is not self.identifiers.node:
+            self._held.add(pid.node.name, process.mailbox.pid, pid)
+        return link
+
+    def _remove_link(self, process: _Process, pid: Pid) -> None:
+        process.links.pop(pid, None)
+        self._held.discard(pid.node.name, process.mailbox.pid, pid)
+
+    def _add_watcher(
+        self, process: _Process, ref: Reference, watcher: Pid, target: Pid | Atom
+    ) -> None:
+        process.watchers[ref] = (watcher, target)
+        if watcher.node is not self.identifiers.node:
+            self._held.add(watcher.node.name, process.mailbox.pid, ref)
 
     def _exit_signal(
         self, process: _Process, sender: Pid, reason: Any, *, asked: bool = False
@@ -429,7 +469,7 @@ class Processes:
         if asked and reason is KILL:
             self._exit(mailbox, KILLED)
         elif mailbox.trap_exits:
-            mailbox.deliver(Exit(sender, reason))
+            (mailbox.deliver if asked else mailbox.tell)(Exit(sender, reason))
         elif reason is not NORMAL:
             self._exit(mailbox, reason)
 
