@@ -25,6 +25,8 @@ MAX_MAILBOX = 100_000
 """Messages that may wait in a mailbox, by default."""
 YIELD_EVERY = 64
 """Messages after which a consumer that never has to wait lets other tasks run."""
+MAX_TURN = 10_000
+"""The same where many wait: it takes what came in one turn of the others in one turn of its own."""
 
 NORMAL = Atom("normal")
 KILL = Atom("kill")
@@ -86,7 +88,7 @@ class Mailbox:
         self._max_length = max_length
         self._messages: deque[Any] = deque()
         self._waiters: dict[_Waiter, None] = {}
-        self._taken = 0
+        self._turn = 0  # messages that may be taken before others run
         self._end: Callable[[], Exception] | None = None
         self.exit_reason: Any = None
         """Why it ended, if another process had it end; else None."""
@@ -124,12 +126,13 @@ class Mailbox:
           trio.ClosedResourceError: the mailbox was closed.
           Exception: what ``match`` raised.
         """
-        self._taken += 1
-        if self._taken % YIELD_EVERY:
+        self._turn -= 1
+        if self._turn > 0:
             # Cancellation is heeded each time; other tasks get their turn every so often.
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
             await trio.lowlevel.checkpoint()
+            self._turn = min(max(len(self._messages), YIELD_EVERY), MAX_TURN)
         if self._end is not None:
             raise self._end()
         messages = self._messages
