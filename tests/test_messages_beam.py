@@ -203,7 +203,7 @@ async def test_the_end_of_a_beam_process_ends_ours(erlang: Erlang) -> None:
             puppet = await stage.puppet()
             async with stage.node.open_mailbox() as box:
                 if linked_by_us:
-                    await box.link(puppet.pid)
+                    box.link(puppet.pid)
                 else:
                     await puppet.run("link(B)", B=box.pid)
                 await puppet.end(reason)
@@ -217,7 +217,7 @@ async def test_the_end_of_ours_ends_a_beam_process(erlang: Erlang) -> None:
     async def end(stage: Stage, puppet: Puppet, linked_by_us: bool, error: Exception) -> None:
         async with stage.node.open_mailbox() as box:
             if linked_by_us:
-                await box.link(puppet.pid)
+                box.link(puppet.pid)
             else:
                 await puppet.run("link(B)", B=box.pid)
             raise error
@@ -240,7 +240,7 @@ async def test_exits_are_trapped_both_ways(erlang: Erlang) -> None:
     async with open_stage(erlang) as stage:
         puppet = await stage.puppet(trap_exit=True)
         async with stage.node.open_mailbox() as box:
-            await box.link(puppet.pid)
+            box.link(puppet.pid)
         assert await puppet.got(1) == [(EXIT, box.pid, NORMAL)]
         async with stage.node.open_mailbox(trap_exits=True) as box:
             for reason in (NORMAL, Atom("kill"), (Atom("a"), 1)):
@@ -255,8 +255,8 @@ async def test_a_normal_end_ends_nobody(erlang: Erlang) -> None:
     async with open_stage(erlang) as stage, stage.node.open_mailbox() as stays:
         puppet, other = await stage.puppet(), await stage.puppet()
         async with stage.node.open_mailbox() as box:
-            await box.link(puppet.pid)
-        await stays.link(other.pid)
+            box.link(puppet.pid)
+        stays.link(other.pid)
         await other.end(NORMAL)
         await puppet.run("ok")
         assert not stays.ended
@@ -267,7 +267,7 @@ async def test_a_link_to_the_dead_comes_back_as_noproc(erlang: Erlang) -> None:
     async with open_stage(erlang) as stage:
         dead, puppet = await stage.dead(), await stage.puppet(trap_exit=True)
         async with stage.node.open_mailbox(trap_exits=True) as box:
-            await box.link(dead)
+            box.link(dead)
             assert await received(box) == Exit(dead, NOPROC)
         await puppet.run("link(B)", B=box.pid)
         assert await puppet.got(1) == [(EXIT, box.pid, NOPROC)]
@@ -279,7 +279,7 @@ async def test_an_unlink_is_acknowledged_both_ways(erlang: Erlang) -> None:
         async with stage.node.open_mailbox() as box:
             process = stage.node._processes._by_pid[box.pid]
             for _ in range(3):
-                await box.link(puppet.pid)
+                box.link(puppet.pid)
                 assert await links_there(puppet) == {box.pid}
                 box.unlink(puppet.pid)
                 assert await links_there(puppet) == set()
@@ -289,9 +289,9 @@ async def test_an_unlink_is_acknowledged_both_ways(erlang: Erlang) -> None:
                 await puppet.run("unlink(B)", B=box.pid)
                 assert process.links == {}
                 # The acknowledgement comes when they are linked once more: it means the older link.
-                await box.link(puppet.pid)
+                box.link(puppet.pid)
                 box.unlink(puppet.pid)
-                await box.link(puppet.pid)
+                box.link(puppet.pid)
                 assert await links_there(puppet) == {box.pid}
                 assert links(stage, box) == {puppet.pid}
                 await puppet.run("unlink(B)", B=box.pid)
@@ -309,7 +309,7 @@ async def test_both_sides_agree_however_links_and_unlinks_race(erlang: Erlang) -
                     chance = random.Random(seed)
                     for _ in range(20):
                         if chance.random() < 0.5:
-                            await box.link(puppet.pid)
+                            box.link(puppet.pid)
                         else:
                             box.unlink(puppet.pid)
                         await trio.sleep(chance.random() / 2000)
@@ -372,14 +372,14 @@ async def test_our_monitors_of_beam_processes(erlang: Erlang) -> None:
     async with open_stage(erlang) as stage, stage.node.open_mailbox() as box:
         puppet, dead = await stage.puppet(), await stage.dead()
         await puppet.run("register(puppet, self())")
-        by_pid = await box.monitor(puppet.pid)
-        by_name = await box.monitor(("puppet", stage.beam.name))
-        undone = await box.monitor(puppet.pid)
+        by_pid = box.monitor(puppet.pid)
+        by_name = box.monitor(("puppet", stage.beam.name))
+        undone = box.monitor(puppet.pid)
         box.demonitor(undone)
         box.demonitor(undone)
-        nobody = await box.monitor(("nobody", stage.beam.name))
+        nobody = box.monitor(("nobody", stage.beam.name))
         assert await received(box) == Down(nobody, ("nobody", stage.beam.name), NOPROC)
-        gone = await box.monitor(dead)
+        gone = box.monitor(dead)
         assert await received(box) == Down(gone, dead, NOPROC)
         await puppet.end([Atom("why")])
         assert {(await received(box)).ref, (await received(box)).ref} == {by_pid, by_name}
@@ -417,9 +417,9 @@ async def test_a_lost_connection_fires_everything_on_both_ends_once(erlang: Erla
         name = (Atom("box"), Atom(node.name))
         async with node.open_mailbox("box", trap_exits=True) as box:
             for cut_by_us in (True, False):
-                ours = await box.monitor(puppet.pid)
-                by_name = await box.monitor(("puppet", beam.name))
-                await box.link(puppet.pid)
+                ours = box.monitor(puppet.pid)
+                by_name = box.monitor(("puppet", beam.name))
+                box.link(puppet.pid)
                 theirs, named = await puppet.run(
                     "[monitor(process, X) || X <- [B, N]]", B=box.pid, N=name
                 )
@@ -447,9 +447,9 @@ async def test_a_lost_connection_fires_everything_on_both_ends_once(erlang: Erla
 async def test_a_node_that_is_not_there(erlang: Erlang) -> None:
     nobody = Pid(node=Atom("nobody@127.0.0.1"), id=1, serial=0, creation=1)
     async with open_stage(erlang) as stage, stage.node.open_mailbox(trap_exits=True) as box:
-        ref = await box.monitor(nobody)
+        ref = box.monitor(nobody)
         assert await received(box) == Down(ref, nobody, NOCONNECTION)
-        await box.link(nobody)
+        box.link(nobody)
         assert await received(box) == Exit(nobody, NOCONNECTION)
         puppet = await stage.puppet(trap_exit=True)
         # And a node of ours that was left.
@@ -501,13 +501,13 @@ async def test_what_we_hold_on_an_older_incarnation_of_a_beam_node(erlang: Erlan
     ):
         async with open_beam(erlang, name) as beam, open_on(node, beam) as stage:
             stale = (await stage.puppet()).pid
-            ref = await box.monitor(stale)
+            ref = box.monitor(stale)
             await beam.kill()
             assert await received(box) == Down(ref, stale, NOCONNECTION)
         async with open_beam(erlang, name) as beam, open_on(node, beam):
-            ref = await box.monitor(stale)
+            ref = box.monitor(stale)
             assert await received(box) == Down(ref, stale, NOPROC)
-            await box.link(stale)
+            box.link(stale)
             assert await received(box) == Exit(stale, NOPROC)
             box.unlink(stale)
             await node.send(stale, "for the dead")

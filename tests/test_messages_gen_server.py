@@ -225,8 +225,8 @@ async def test_a_crash_is_everybodys_reason_and_it_starts_again(
         a.open_mailbox() as watcher,
         a.open_mailbox() as linked,
     ):
-        ref = await watcher.monitor(("server", b.name))
-        await linked.link(pid)
+        ref = watcher.monitor(("server", b.name))
+        linked.link(pid)
         await wait_all_tasks_blocked()
         assert await down(a, pid, 0) == ZERO_DIVISION
         assert await watcher.receive() == Down(ref, ("server", b.name), ZERO_DIVISION)
@@ -391,7 +391,7 @@ async def test_an_exit_signal_ends_it_in_the_middle_of_a_call(
 
 async def test_an_exit_signal_ends_it_while_nothing_happens(autojump_clock: MockClock) -> None:
     async with two_nodes() as (a, b), serving(b, echo) as pid, a.open_mailbox() as box:
-        ref = await box.monitor(pid)
+        ref = box.monitor(pid)
         await wait_all_tasks_blocked()
         await exit_signal(b, pid, SHUTDOWN)
         assert await box.receive() == Down(ref, pid, SHUTDOWN)
@@ -420,7 +420,7 @@ async def test_a_link_ends_it(autojump_clock: MockClock) -> None:
     async with two_nodes() as (a, b), serving(b, echo) as pid:
         with suppress(KeyError):
             async with a.open_mailbox() as box:
-                await box.link(pid)
+                box.link(pid)
                 await wait_all_tasks_blocked()
                 raise KeyError("broken")
         await wait_all_tasks_blocked()
@@ -432,7 +432,7 @@ async def test_a_link_ends_it(autojump_clock: MockClock) -> None:
 async def test_a_cancelled_process_shuts_down(autojump_clock: MockClock) -> None:
     async with two_nodes() as (a, b), a.open_mailbox() as box:
         async with serving(b, echo) as pid:
-            ref = await box.monitor(pid)
+            ref = box.monitor(pid)
             await wait_all_tasks_blocked()
         assert await box.receive() == Down(ref, pid, SHUTDOWN)
         assert await down(a, ("server", B), 1) is NOPROC
@@ -694,7 +694,7 @@ async def test_a_look_into_a_process(autojump_clock: MockClock) -> None:
 
 async def test_who_stops_a_process_has_it_start_again(autojump_clock: MockClock) -> None:
     async with two_nodes() as (a, b), serving(b, echo) as pid, a.open_mailbox() as box:
-        ref = await box.monitor(pid)
+        ref = box.monitor(pid)
         assert await manage(a, pid, (Atom("terminate"), NORMAL)) is Atom("ok")
         assert await box.receive() == Down(ref, pid, NORMAL)
         await trio.sleep(0.2)

@@ -73,7 +73,7 @@ async def test_while_an_unlink_is_not_acknowledged_nothing_counts() -> None:
         node.open_mailbox() as box,
     ):
         one = peer.pid(1)
-        await box.link(one)
+        box.link(one)
         assert await peer.hear() == control.Link(box.pid, one)
         box.unlink(one)
         unlink = await peer.hear()
@@ -100,9 +100,9 @@ async def test_a_link_that_is_made_anew_before_the_acknowledgement_counts() -> N
         node.open_mailbox(trap_exits=True) as box,
     ):
         one = peer.pid(1)
-        await box.link(one)
+        box.link(one)
         box.unlink(one)
-        await box.link(one)
+        box.link(one)
         heard = await peer.heard_last()
         assert [type(each) for each in heard] == [control.Link, control.Unlink, control.Link]
         assert isinstance(heard[1], control.Unlink)
@@ -120,7 +120,7 @@ async def test_the_forms_of_older_peers_mean_the_same() -> None:
         node.open_mailbox(trap_exits=True) as box,
     ):
         one, two, three = peer.pid(1), peer.pid(2), peer.pid(3)
-        ref = await box.monitor(three)
+        ref = box.monitor(three)
         await peer.send(
             control.link(one, box.pid),
             control.link(two, box.pid),
@@ -149,8 +149,8 @@ async def test_nobody_speaks_for_processes_of_another_node() -> None:
         node.open_mailbox(trap_exits=True) as box,
     ):
         theirs, other = good.pid(1), good.pid(2)
-        await box.link(theirs)
-        ref = await box.monitor(theirs)
+        box.link(theirs)
+        ref = box.monitor(theirs)
         await good.send(control.monitor(theirs, box.pid, good.ref(1)))
         await good.heard_last()
         await bad.send(
@@ -248,8 +248,8 @@ async def test_the_end_of_what_was_held_is_told_however_full_the_mailbox() -> No
         open_intruder(node, port) as peer,
         node.open_mailbox(trap_exits=True, max_length=2) as box,
     ):
-        linked, ref = peer.pid(1), await box.monitor(peer.pid(2))
-        await box.link(linked)
+        linked, ref = peer.pid(1), box.monitor(peer.pid(2))
+        box.link(linked)
         await peer.send(*(control.send(peer.pid(1), box.pid, number) for number in range(5)))
         await peer.send(
             *(control.exit2(peer.pid(1), box.pid, Atom("asked")) for number in range(5)),
@@ -264,7 +264,7 @@ async def test_the_end_of_what_was_held_is_told_however_full_the_mailbox() -> No
             Exit(linked, NORMAL),
         ]
         assert box.rejected == 8
-        refs = [await box.monitor(peer.pid(number)) for number in range(10)]
+        refs = [box.monitor(peer.pid(number)) for number in range(10)]
         await peer.stream.aclose()
         downs = [await box.receive() for _ in range(10)]
         assert {down.ref for down in downs} == set(refs)

@@ -143,9 +143,9 @@ async def test_a_monitor_fires_once_with_the_reason(
 ) -> None:
     async with where() as (a, b), a.open_mailbox() as watcher:
         async with b.open_mailbox("box") as box:
-            by_pid = await watcher.monitor(box.pid)
-            by_name = await watcher.monitor(("box", b.name))
-            undone = await watcher.monitor(box.pid)
+            by_pid = watcher.monitor(box.pid)
+            by_name = watcher.monitor(("box", b.name))
+            undone = watcher.monitor(box.pid)
             watcher.demonitor(undone)
             await wait_all_tasks_blocked()
         downs = {await watcher.receive(), await watcher.receive()}
@@ -160,16 +160,16 @@ async def test_a_monitor_fires_once_with_the_reason(
 @pytest.mark.parametrize("where", WHERE)
 async def test_a_monitor_of_nothing_fires_at_once(where: Where, autojump_clock: MockClock) -> None:
     async with where() as (a, b), a.open_mailbox() as watcher:
-        ref = await watcher.monitor(("nothing", b.name))
+        ref = watcher.monitor(("nothing", b.name))
         assert await watcher.receive() == Down(ref, ("nothing", b.name), Atom("noproc"))
 
 
 async def test_a_lost_connection_fires_everything_once(autojump_clock: MockClock) -> None:
     async with two_nodes() as (a, b), a.open_mailbox(trap_exits=True) as here:
         async with b.open_mailbox(trap_exits=True) as there:
-            ref = await here.monitor(there.pid)
-            await here.link(there.pid)
-            other = await there.monitor(here.pid)
+            ref = here.monitor(there.pid)
+            here.link(there.pid)
+            other = there.monitor(here.pid)
             await wait_all_tasks_blocked()
             await a.disconnect(B)
             assert {await here.receive(), await here.receive()} == {
@@ -198,7 +198,7 @@ async def test_a_link_ends_the_other_side(where: Where, autojump_clock: MockCloc
 async def _end_badly(node: Node, linked: Mailbox) -> None:
     with suppress(KeyError):
         async with node.open_mailbox() as box:
-            await linked.link(box.pid)
+            linked.link(box.pid)
             await wait_all_tasks_blocked()
             raise KeyError("broken")
 
@@ -209,7 +209,7 @@ async def test_a_normal_end_does_not_end_the_other_side(
 ) -> None:
     async with where() as (a, b), a.open_mailbox() as here:
         async with b.open_mailbox() as there:
-            await here.link(there.pid)
+            here.link(there.pid)
             await wait_all_tasks_blocked()
         await wait_all_tasks_blocked()
         assert not here.ended
@@ -220,9 +220,9 @@ async def test_after_an_unlink_nothing_comes(where: Where, autojump_clock: MockC
     async with where() as (a, b), a.open_mailbox() as here:
         for _ in range(3):
             async with b.open_mailbox() as there:
-                await here.link(there.pid)
+                here.link(there.pid)
                 here.unlink(there.pid)
-                await here.link(there.pid)
+                here.link(there.pid)
                 here.unlink(there.pid)
                 await wait_all_tasks_blocked()
                 await _end_badly(b, there)

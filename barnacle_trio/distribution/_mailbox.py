@@ -153,18 +153,19 @@ class Mailbox:
 
         return await trio.lowlevel.wait_task_rescheduled(abort)
 
-    async def monitor(self, dest: Dest) -> Reference:
+    def monitor(self, dest: Dest) -> Reference:
         """Have a `Down` delivered here, once, when a process ends or cannot be reached.
 
         Args:
-          dest: a pid, or ``(registered name, node)``. Its node is dialled if need be.
+          dest: a pid, or ``(registered name, node)``. Its node is dialled in the background if
+            need be.
 
         Returns: what the `Down` will bear; `demonitor` takes it.
 
         Raises:
           trio.ClosedResourceError: the mailbox was closed.
         """
-        return await self._processes.monitor(self, dest)
+        return self._processes.monitor(self, dest)
 
     def demonitor(self, ref: Reference) -> None:
         """End a monitor; a `Down` of it that waits here already is removed."""
@@ -174,7 +175,7 @@ class Mailbox:
                 self._messages.remove(message)
                 break
 
-    async def link(self, pid: Pid) -> None:
+    def link(self, pid: Pid) -> None:
         """Link this process to another: when one ends for a reason that is not normal, so does
         the other, or it is told by an `Exit` where it has ``trap_exits``.
 
@@ -183,7 +184,7 @@ class Mailbox:
         Raises:
           trio.ClosedResourceError: the mailbox was closed.
         """
-        await self._processes.link(self, pid)
+        self._processes.link(self, pid)
 
     def unlink(self, pid: Pid) -> None:
         """Undo a link. Nothing comes from it after this returns."""

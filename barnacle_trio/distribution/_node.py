@@ -237,7 +237,7 @@ class Node(Talking):
         """Become the incarnation that the port mapper gave."""
         self._identifiers = Identifiers(self._name, creation)
         self._kernel = Kernel(self._identifiers)
-        outbound = Outbound(self._peers, self._dialler)
+        outbound = Outbound(self._peers, self._dialler, self._nursery)
         self._processes = Processes(self._identifiers, outbound, self._kernel.exists)
         self._short_cut = ShortCut(self._processes, Limits())
         self._messaging = Messaging(self._name, self._kernel.pid, self._processes, outbound)

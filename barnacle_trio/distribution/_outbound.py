@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import trio
 
-from barnacle_trio._errors import PeerUnreachable
+from barnacle_trio._errors import ConnectError, PeerUnreachable, RemoteProtocolError
 from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._connection import Connection
@@ -14,6 +16,8 @@ from barnacle_trio.distribution._dialler import Dialler
 from barnacle_trio.distribution._flags import Flag
 from barnacle_trio.distribution._frames import frame
 from barnacle_trio.distribution._peers import Peers
+
+logger = logging.getLogger("barnacle_trio.messages")
 
 _BUILDERS: dict[type, Any] = {
     control.Send: lambda m, a: control.send(m.sender, m.to, m.payload, a),
@@ -50,11 +54,13 @@ class Outbound:
     Args:
       peers: the live connections.
       dialler: makes new ones.
+      nursery: where that happens in the background.
     """
 
-    def __init__(self, peers: Peers, dialler: Dialler) -> None:
+    def __init__(self, peers: Peers, dialler: Dialler, nursery: trio.Nursery) -> None:
         self._peers = peers
         self._dialler = dialler
+        self._nursery = nursery
 
     def get(self, peer: NodeName) -> Connection | None:
         """The connection to a peer, if there is one."""
@@ -75,6 +81,19 @@ class Outbound:
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
         return connection
+
+    def reach_soon(self, peer: NodeName, then: Callable[[], None]) -> None:
+        """Connect a peer in the background, and go on whether that worked or not."""
+
+        async def reach() -> None:
+            try:
+                await self.reach(peer)
+            except (ConnectError, RemoteProtocolError) as error:
+                logger.debug("[%s] cannot be connected: %s", peer, error)
+                await trio.lowlevel.checkpoint()
+            then()
+
+        self._nursery.start_soon(reach, name=f"connect {peer}")
 
     def send(self, peer: NodeName, message: control.Message) -> bool:
         """Send a signal, in order with others. False: there is no connection.

@@ -16,7 +16,7 @@ from typing import Any
 
 import trio
 
-from barnacle_trio._errors import ConfigurationError, ConnectError
+from barnacle_trio._errors import ConfigurationError
 from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import NodeName, shorten
 from barnacle_trio.distribution import _control as control
@@ -196,22 +196,16 @@ class Processes:
         """Drop what is sent to an alias from now on."""
         self._aliases.pop(ref, None)
 
-    async def monitor(self, mailbox: Mailbox, dest: Dest) -> Reference:
+    def monitor(self, mailbox: Mailbox, dest: Dest) -> Reference:
         """See `Mailbox.monitor`."""
-        self._living(mailbox)
+        process = self._living(mailbox)
         peer, target = locate(dest)
         ref = self.identifiers.make_reference()
-        try:
-            await self.reach(peer)
-        except ConnectError:
-            await trio.lowlevel.checkpoint()
-            mailbox.tell(Down(ref, dest, NOCONNECTION))
-            return ref
-        process = self._living(mailbox)
         process.monitors.add(ref)
-        self.add_monitor(
-            ref, peer, target, mailbox.pid, lambda reason: mailbox.tell(Down(ref, dest, reason))
+        self._monitors[ref] = _Monitor(
+            peer, target, lambda reason: mailbox.tell(Down(ref, dest, reason)), mailbox.pid
         )
+        self._when_reached(peer, lambda: self._begin_monitor(ref))
         return ref
 
     def add_monitor(
@@ -219,7 +213,13 @@ class Processes:
     ) -> None:
         """Monitor a process at a node that is connected; ``on_down`` is called once at most."""
         self._monitors[ref] = _Monitor(peer, target, on_down, owner)
-        if not self._emit_to(peer, control.Monitor(owner, target, ref)):
+        self._begin_monitor(ref)
+
+    def _begin_monitor(self, ref: Reference) -> None:
+        monitor = self._monitors.get(ref)
+        if monitor is None:
+            return  # undone while its node was dialled
+        if not self._emit_to(monitor.peer, control.Monitor(monitor.owner, monitor.target, ref)):
             self._fire(ref, NOCONNECTION)
         self._drain()
 
@@ -267,24 +267,22 @@ class Processes:
 
     # -- links of our own -------------------------------------------------------------------------
 
-    async def link(self, mailbox: Mailbox, pid: Pid) -> None:
+    def link(self, mailbox: Mailbox, pid: Pid) -> None:
         """See `Mailbox.link`."""
-        self._living(mailbox)
-        if pid == mailbox.pid:
-            await trio.lowlevel.checkpoint()
-            return
-        try:
-            await self.reach(NodeName(pid.node.name))
-        except ConnectError:
-            await trio.lowlevel.checkpoint()
-            self._exit_signal(self._living(mailbox), pid, NOCONNECTION)
-            return
         process = self._living(mailbox)
+        if pid == mailbox.pid:
+            return
         link = process.links.get(pid) or self._add_link(process, pid)
         if link.active:
             return
         link.active, link.unlink_id = True, None
-        if not self._emit(pid, control.Link(mailbox.pid, pid)):
+        self._when_reached(NodeName(pid.node.name), lambda: self._begin_link(mailbox.pid, pid))
+
+    def _begin_link(self, ours: Pid, pid: Pid) -> None:
+        process, link = self._find_link(ours, pid)
+        if process is None or link is None or not link.active:
+            return  # undone while its node was dialled
+        if not self._emit(pid, control.Link(ours, pid)):
             self._remove_link(process, pid)
             self._exit_signal(process, pid, NOCONNECTION)
         self._drain()
@@ -489,6 +487,13 @@ class Processes:
             await trio.lowlevel.checkpoint()
         else:
             await self._outbound.reach(peer)
+
+    def _when_reached(self, peer: NodeName, then: Callable[[], None]) -> None:
+        """Go on at once where a node is connected, else after it was dialled, with what result."""
+        if peer == self._local or self._outbound.get(peer) is not None:
+            then()
+        else:
+            self._outbound.reach_soon(peer, then)
 
     def emit(self, peer: NodeName, message: control.Message) -> bool:
         """Send a signal to a node. False: there is no connection to it."""
