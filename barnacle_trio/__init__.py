@@ -24,6 +24,9 @@ from barnacle_trio._errors import (
     NameTakenError,
     NodeCrashed,
     PeerUnreachable,
+    ProcessDown,
+    ProcessExit,
+    RemoteError,
     RemoteProtocolError,
 )
 from barnacle_trio._events import (
@@ -49,29 +52,47 @@ from barnacle_trio._strategy import Strategy
 from barnacle_trio._supervisor import ChildSpec, RestartPolicy, supervise
 from barnacle_trio._transport import PeerChange, PeerDown, PeerUp, Transport
 from barnacle_trio._values import AsyncValue
-from barnacle_trio.distribution import Node, NodeOptions, open_node
+from barnacle_trio.distribution import Down, Exit, Mailbox, Node, NodeOptions, open_node
 from barnacle_trio.epmd import FixedPort
+from barnacle_trio.etf import (
+    Atom,
+    BitString,
+    Export,
+    Fun,
+    ImproperList,
+    Pid,
+    Port,
+    Reference,
+)
 from barnacle_trio.strategies import dns, epmd, fallback, local_epmd, merge, only
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncValue",
+    "Atom",
     "Barnacle",
     "BarnacleCrashed",
     "BarnacleError",
     "BarnaclePaused",
+    "BitString",
     "ChildSpec",
     "ConfigurationError",
     "ConnectError",
     "CookieRejected",
     "DisconnectError",
     "DiscoveryError",
+    "Down",
     "DownReason",
     "Draining",
     "Event",
+    "Exit",
+    "Export",
     "FixedPort",
+    "Fun",
     "HandshakeRefused",
+    "ImproperList",
+    "Mailbox",
     "Match",
     "Missed",
     "NameTakenError",
@@ -87,9 +108,15 @@ __all__ = [
     "PeerStatus",
     "PeerUnreachable",
     "PeerUp",
+    "Pid",
+    "Port",
+    "ProcessDown",
+    "ProcessExit",
+    "Reference",
     "RefreshFailed",
     "RefreshResult",
     "Refreshed",
+    "RemoteError",
     "RemoteProtocolError",
     "RestartPolicy",
     "Restarted",

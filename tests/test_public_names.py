@@ -21,15 +21,17 @@ HOUSE = Path(barnacle_trio.__file__).parent
 
 NAMES = {
     "barnacle_trio": """
-        AsyncValue Barnacle BarnacleCrashed BarnacleError BarnaclePaused ChildSpec
-        ConfigurationError ConnectError CookieRejected DisconnectError DiscoveryError DownReason
-        Draining Event FixedPort HandshakeRefused Match Missed NameTakenError Node NodeCrashed
-        NodeDown NodeName NodeOptions NodeUp Paused PeerChange PeerDown PeerStatus PeerUnreachable
-        PeerUp RefreshFailed RefreshResult Refreshed RemoteProtocolError RestartPolicy Restarted
-        Resumed ShutDown Status Strategy Transport barnacle_child custom_transport dns epmd
-        fallback local_epmd merge only open_barnacle open_node run_once serve_barnacle supervise
+        AsyncValue Atom Barnacle BarnacleCrashed BarnacleError BarnaclePaused BitString ChildSpec
+        ConfigurationError ConnectError CookieRejected DisconnectError DiscoveryError Down
+        DownReason Draining Event Exit Export FixedPort Fun HandshakeRefused ImproperList Mailbox
+        Match Missed NameTakenError Node NodeCrashed NodeDown NodeName NodeOptions NodeUp Paused
+        PeerChange PeerDown PeerStatus PeerUnreachable PeerUp Pid Port ProcessDown ProcessExit
+        Reference RefreshFailed RefreshResult Refreshed RemoteError RemoteProtocolError
+        RestartPolicy Restarted Resumed ShutDown Status Strategy Transport barnacle_child
+        custom_transport dns epmd fallback local_epmd merge only open_barnacle open_node run_once
+        serve_barnacle supervise
     """,
-    "barnacle_trio.distribution": "Node NodeOptions open_node",
+    "barnacle_trio.distribution": "Down Exit Mailbox Node NodeOptions open_node",
     "barnacle_trio.epmd": """
         Epmd FixedPort PortEntry PortMapper Registration lookup names open_registration serve_epmd
     """,

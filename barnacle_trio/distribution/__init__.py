@@ -1,7 +1,8 @@
-"""Distributed Erlang: this process as a node."""
+"""Distributed Erlang: this process as a node, and its processes."""
 
+from barnacle_trio.distribution._mailbox import Down, Exit, Mailbox
 from barnacle_trio.distribution._node import Node
 from barnacle_trio.distribution._open import open_node
 from barnacle_trio.distribution._options import NodeOptions
 
-__all__ = ["Node", "NodeOptions", "open_node"]
+__all__ = ["Down", "Exit", "Mailbox", "Node", "NodeOptions", "open_node"]
