@@ -175,14 +175,14 @@ async def hold(boxes: list[Mailbox], pids: list[Pid], name: Any) -> set[Any]:
     """Link and monitor pairwise; what is to come when the connection is lost."""
     expected: set[Any] = set()
     for box, pid in zip(boxes, pids, strict=True):
-        await box.link(pid)
+        box.link(pid)
         expected |= {
             (box, Exit(pid, NOCONNECTION)),
-            (box, Down(await box.monitor(pid), pid, NOCONNECTION)),
-            (box, Down(await box.monitor(name), name, NOCONNECTION)),
+            (box, Down(box.monitor(pid), pid, NOCONNECTION)),
+            (box, Down(box.monitor(name), name, NOCONNECTION)),
         }
         # Those that were undone fire never.
-        box.demonitor(await box.monitor(pid))
+        box.demonitor(box.monitor(pid))
     return expected
 
 
