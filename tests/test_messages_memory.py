@@ -290,3 +290,28 @@ async def test_a_faulty_match_keeps_no_message_from_other_receivers() -> None:
         await wait_all_tasks_blocked()
         assert not nursery.child_tasks
         assert len(box) == 0
+
+
+async def test_what_waits_for_a_connection_goes_before_what_is_sent_over_it(
+    autojump_clock: MockClock,
+) -> None:
+    """As everything else between two processes, in the order in which it was said."""
+
+    async def take_one(b: Node) -> None:
+        async with b.open_mailbox("box") as box:
+            await box.receive()
+
+    async with two_nodes() as (a, b), a.open_mailbox(trap_exits=True) as here:
+        for _ in range(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(take_one, b)
+                await wait_all_tasks_blocked()
+                refs = [here.monitor(("box", B)) for _ in range(100)]
+                here.demonitor(refs.pop())
+                tasks = trio.lowlevel.current_statistics().tasks_living
+                assert tasks < 50, "one of them dials for all"
+                await a.send(("box", B), "end")
+            downs = [await here.receive() for _ in refs]
+            assert downs == [Down(ref, ("box", B), Atom("normal")) for ref in refs]
+            await a.disconnect(B)
+            await b.nodes.wait_value(frozenset())

@@ -231,6 +231,7 @@ class Node(Talking):
             self._exposed.peer_gone(change.node)
             self._kernel.peer_gone(change.node)
         else:
+            self._processes.peer_up(change.node)
             self._processes.groups.peer_up(change.node)
 
     def _incarnate(self, creation: int) -> None:

@@ -61,6 +61,7 @@ class Outbound:
         self._peers = peers
         self._dialler = dialler
         self._nursery = nursery
+        self._waiting: dict[NodeName, list[Callable[[], None]]] = {}
 
     def get(self, peer: NodeName) -> Connection | None:
         """The connection to a peer, if there is one."""
@@ -83,17 +84,31 @@ class Outbound:
         return connection
 
     def reach_soon(self, peer: NodeName, then: Callable[[], None]) -> None:
-        """Connect a peer in the background, and go on whether that worked or not."""
+        """Connect a peer in the background, and go on whether that worked or not.
 
-        async def reach() -> None:
-            try:
-                await self.reach(peer)
-            except (ConnectError, RemoteProtocolError) as error:
-                logger.debug("[%s] cannot be connected: %s", peer, error)
-                await trio.lowlevel.checkpoint()
+        What waits goes on in order, and before anything else is said over the new connection.
+        """
+        waiting = self._waiting.get(peer)
+        if waiting is not None:
+            waiting.append(then)
+            return
+        waiting = [then]
+        self._nursery.start_soon(self._reach, peer, waiting, name=f"connect {peer}")
+        self._waiting[peer] = waiting
+
+    async def _reach(self, peer: NodeName, waiting: list[Callable[[], None]]) -> None:
+        try:
+            await self.reach(peer)
+        except (ConnectError, RemoteProtocolError) as error:
+            logger.debug("[%s] cannot be connected: %s", peer, error)
+            await trio.lowlevel.checkpoint()
+        if self._waiting.get(peer) is waiting:  # else it went on when the peer came up
+            self.go_on(peer)
+
+    def go_on(self, peer: NodeName) -> None:
+        """A peer was connected, or could not be: do what waited for that."""
+        for then in self._waiting.pop(peer, ()):
             then()
-
-        self._nursery.start_soon(reach, name=f"connect {peer}")
 
     def send(self, peer: NodeName, message: control.Message) -> bool:
         """Send a signal, in order with others. False: there is no connection.

@@ -395,6 +395,10 @@ class Processes:
         self._log.warning("[%s] sent a signal of a process of %s: ignored", peer, name)
         return False
 
+    def peer_up(self, peer: NodeName) -> None:
+        """A peer was connected: what waited for that goes out before anything else."""
+        self._outbound.go_on(peer)
+
     def peer_gone(self, peer: NodeName) -> None:
         """The connection to a peer is lost: what was held across it fires, once."""
         for ref, monitor in tuple(self._monitors.items()):
