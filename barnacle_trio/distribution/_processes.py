@@ -156,7 +156,7 @@ class Processes:
         process = self._by_name.get(Atom(name))
         return None if process is None else process.mailbox
 
-    def receiver(self, message: control.Message) -> Callable[[Any], None] | None:
+    def receiver(self, message: control.Message) -> Callable[[Any, int], None] | None:
         """What delivers a plain message, if its receiver is a living process."""
         match message:
             case control.Send(to=to):
@@ -300,19 +300,22 @@ class Processes:
 
     # -- signals ----------------------------------------------------------------------------------
 
-    def handle(self, peer: NodeName, message: control.Message) -> bool:
-        """Act on a signal that came from a peer. False: it is none for a process here."""
+    def handle(self, peer: NodeName, message: control.Message, size: int = 0) -> bool:
+        """Act on a signal that came from a peer. False: it is none for a process here.
+
+        ``size`` is in how many bytes it came.
+        """
         match message:
             case control.Send(to=to, payload=payload):
                 process = self._by_pid.get(to)
                 if process is not None:
-                    process.mailbox.deliver(payload)
+                    process.mailbox.deliver(payload, size)
                 elif not self._serve(peer, to, payload):
                     return False
             case control.RegSend(to=name, payload=payload):
                 process = self._by_name.get(name)
                 if process is not None:
-                    process.mailbox.deliver(payload)
+                    process.mailbox.deliver(payload, size)
                 elif not self._serve(peer, name, payload):
                     return False
             case control.AliasSend(to=ref, payload=payload):

@@ -53,8 +53,8 @@ class Talking:
         Args:
           name: register it under this name.
           trap_exits: have the end of linked processes delivered as `Exit`, instead of ending this.
-          max_length: messages that may wait. What comes beyond is rejected, counted in
-            ``Mailbox.rejected`` and told in the log.
+          max_length: messages that may wait. What comes beyond, or beyond 256 MiB in large
+            messages, is rejected, counted in ``Mailbox.rejected`` and told in the log.
 
         Leaving the block fires the links and monitors on it: with reason ``normal``, or
         ``{python_error, Type, Text}`` where the block raised.
