@@ -101,16 +101,13 @@ async def test_a_result_tag_of_any_kind_is_given_back(autojump_clock: MockClock)
             assert downs.pop() == (tag, Atom("return"), (7,))
 
 
-async def test_a_request_for_another_nodes_process_closes_its_connection(
-    autojump_clock: MockClock,
-) -> None:
-    async with two_nodes() as (a, b):
-        await a.connect(B)
+async def test_a_request_for_another_nodes_process_is_ignored(autojump_clock: MockClock) -> None:
+    async with strange_peer() as (a, b, replies):
         stranger = Pid(node=Atom("c@memory"), id=1, serial=0, creation=1)
         ask(a, arguments=[1, *ECHO, []], sender=stranger)
-        await a.nodes.wait_value(frozenset())
-        await b.nodes.wait_value(frozenset())
-        assert await a.ping(B)
+        await wait_all_tasks_blocked()
+        assert not replies
+        assert len(b._exposed) == 0
 
 
 async def test_replies_and_ends_that_nobody_asked_for_are_dropped(

@@ -20,7 +20,6 @@ from barnacle_trio._errors import (
     ConfigurationError,
     ProcessExit,
     RemoteError,
-    RemoteProtocolError,
 )
 from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import NodeName, shorten
@@ -197,8 +196,6 @@ class Exposed:
     # -- from a request to a task -----------------------------------------------------------------
 
     def _on_spawn_request(self, peer: NodeName, request: control.SpawnRequest) -> None:
-        if request.sender.node.name != peer:
-            raise RemoteProtocolError("a spawn request in the name of another node's process")
         try:
             link, monitor = _read_options(request.options)
             call = self._admit(peer, _read(request))
