@@ -240,6 +240,20 @@ async def test_a_call_to_nobody_is_down_at_once(where: Where, autojump_clock: Mo
         assert caught.value.reason is Atom("noproc")
 
 
+@pytest.mark.parametrize("where", WHERE)
+async def test_what_the_node_itself_answers_is_answered(
+    where: Where, autojump_clock: MockClock
+) -> None:
+    async with where() as (a, b), a.open_mailbox() as watcher:
+        with trio.fail_after(1):
+            assert await a.call(("net_kernel", b.name), (Atom("is_auth"), Atom("x@y"))) is Atom(
+                "yes"
+            )
+        watcher.monitor(("net_kernel", b.name))
+        await wait_all_tasks_blocked()
+        assert len(watcher) == 0
+
+
 async def test_a_call_of_a_lost_node_is_down(autojump_clock: MockClock) -> None:
     async with two_nodes() as (a, b), b.open_mailbox("server"), trio.open_nursery() as nursery:
 

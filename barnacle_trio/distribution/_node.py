@@ -240,6 +240,7 @@ class Node(Talking):
         self._kernel = Kernel(self._identifiers)
         outbound = Outbound(self._peers, self._dialler, self._nursery)
         self._processes = Processes(self._identifiers, outbound, self._kernel.exists)
+        self._processes.unhandled = self._answer_here
         self._short_cut = ShortCut(self._processes, Limits())
         self._messaging = Messaging(self._name, self._kernel.pid, self._processes, outbound)
         self._exposed = Exposed(self._processes, self._nursery)
@@ -348,6 +349,10 @@ class Node(Talking):
             return
         for answer in self._kernel.answer(peer, message, connection.agreed):
             connection.send(frame(answer))
+
+    def _answer_here(self, message: control.Message) -> None:
+        for answer in self._kernel.answer(self._name, message):
+            self._processes.emit(self._name, control.parse(answer))
 
     async def _watch(self) -> None:
         """Tick, probe and give up silent peers: one task for all connections."""

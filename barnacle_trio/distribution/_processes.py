@@ -94,6 +94,8 @@ class Processes:
         self._draining = False
         self.generation = 0
         """Grows when a process comes or goes."""
+        self.unhandled: Callable[[control.Message], None] = lambda _message: None
+        """Takes messages of our own processes to what the node itself answers for."""
         self.groups = Groups(self)
 
     # -- the table --------------------------------------------------------------------------------
@@ -524,7 +526,9 @@ class Processes:
         self._draining = True
         try:
             while self._queue:
-                self.handle(self._local, self._queue.popleft())
+                message = self._queue.popleft()
+                if not self.handle(self._local, message):
+                    self.unhandled(message)
         finally:
             self._draining = False
 
