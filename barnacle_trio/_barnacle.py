@@ -68,6 +68,7 @@ class Barnacle:
             options,
             tell=self._listeners.publish,
             lost=lambda fresh: self._poller.lost(fresh),
+            stranger=lambda: self._poller.stranger(),
             rng=rng,
         )
         self._poller = Poller(self._engine, options, tell=self._listeners.publish, rng=rng)

@@ -47,6 +47,7 @@ class Round:
     failed: dict[str, Exception] = field(default_factory=dict)
     disconnected: set[NodeName] = field(default_factory=set)
     dials: frozenset[NodeName] = frozenset()
+    adopted: bool = False  # it named nodes that had connected before
 
 
 class Engine:
@@ -59,6 +60,7 @@ class Engine:
       options: all of them.
       tell: takes `NodeUp` and `NodeDown`.
       lost: called when one of our nodes is lost, with whether it had been a working one.
+      stranger: called when a node connected that the strategy has not named.
       rng: jitter, in 0..1.
       once: there will be no second round.
     """
@@ -72,6 +74,7 @@ class Engine:
         *,
         tell: Callable[[Event], None] = lambda _event: None,
         lost: Callable[[bool], None] = lambda _fresh: None,
+        stranger: Callable[[], None] = lambda: None,
         rng: Callable[[], float] = random.random,
         once: bool = False,
     ) -> None:
@@ -81,6 +84,7 @@ class Engine:
         self._options = options
         self._tell = tell
         self._lost = lost
+        self._stranger = stranger
         self.plan = Plan(local, options.rules(prune_answers=1 if once else 2), rng)
         self.nodes: Settable[frozenset[NodeName]] = Settable(frozenset())
         self.subscribed = isinstance(transport, SubscribableTransport)
@@ -135,8 +139,11 @@ class Engine:
         self._up(name, change.creation)
 
     def _up(self, name: NodeName, creation: int = 0) -> None:
+        known = self.plan.is_connected(name)
         if self.plan.up(name, trio.current_time(), creation=creation):
             self._joined(name)
+        elif not known and name != self.local:
+            self._stranger()
         self.dialler.settled([name])
 
     def _joined(self, name: NodeName) -> None:
@@ -238,7 +245,11 @@ class Engine:
         for name in sorted(answered.adopted):
             self._joined(name)
         self.dialler.settled(answered.dropped)
-        done = Round(error=discovery.error, failed=dict(discovery.rejected))
+        done = Round(
+            error=discovery.error,
+            failed=dict(discovery.rejected),
+            adopted=bool(answered.adopted),
+        )
         if discovery.kind == "complete" and discovery.nodes:
             await self._prune(done)
         if force:

@@ -347,9 +347,12 @@ class Plan:
             return False
         return peer.named or not self._is_gone(peer, now)
 
-    def misses_lost_peers(self, now: float) -> bool:
-        """Whether a peer that was connected before is wanted and is not back yet."""
-        return any(peer.ups and not peer.connected for peer in self._wanted(now))
+    def awaits_change(self, now: float) -> bool:
+        """Whether a lost peer is not back yet, or one that just connected is not named yet."""
+        return any(
+            peer.connected and not peer.ours and now - peer.up_since < self._rules.poll_interval
+            for peer in self._peers.values()
+        ) or any(peer.ups and not peer.connected for peer in self._wanted(now))
 
     def errors(self, now: float) -> dict[str, Exception]:
         """Why wanted peers are not connected, of those whose last dial failed."""

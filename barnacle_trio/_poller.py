@@ -23,6 +23,8 @@ JITTER = 0.1
 """Timed rounds stray by this share of the interval, so that nodes started together drift apart."""
 FIRST_PACE = 0.1
 """How soon (seconds) the strategy is asked after a loss; doubling up to the poll interval."""
+STRANGER_GAP = 0.5
+"""Seconds between two spells of haste for strangers; doubling until one of them is named."""
 LEAST_GAP = 0.1
 """Seconds between two rounds that nobody asked for, however often a strategy tells of changes."""
 
@@ -66,6 +68,8 @@ class Poller:
         self._changed = False
         self._pace = math.inf  # of the rounds after a loss
         self._hurried_at = math.inf
+        self._strangers_after = -math.inf
+        self._stranger_gap = STRANGER_GAP
         self._pending: Request | None = None
         self._requests: list[Request] = []  # begun, and waiting for their dials
         self._intensity = Intensity(options.restart_policy)
@@ -95,9 +99,23 @@ class Poller:
     def lost(self, fresh: bool) -> None:
         """A node was lost: ask the strategy soon. One that keeps failing brings no new haste."""
         if fresh:
-            self._pace = FIRST_PACE
-            self._hurried_at = min(self._hurried_at, trio.current_time() + FIRST_PACE)
-            self._woken.set()
+            self._hurry()
+
+    def stranger(self) -> None:
+        """A node connected that the strategy has not named: ask whether it does by now.
+
+        Strangers whom it never names bring less and less haste.
+        """
+        now = trio.current_time()
+        if now >= self._strangers_after:
+            self._strangers_after = now + self._stranger_gap
+            self._stranger_gap = min(2 * self._stranger_gap, self._options.poll_interval)
+            self._hurry()
+
+    def _hurry(self) -> None:
+        self._pace = FIRST_PACE
+        self._hurried_at = min(self._hurried_at, trio.current_time() + FIRST_PACE)
+        self._woken.set()
 
     def fail_requests(self, error: Callable[[], Exception]) -> None:
         """Send everybody away who waits for a round."""
@@ -202,6 +220,8 @@ class Poller:
             raise
         else:
             self._intensity.recovered()
+            if done.adopted:
+                self._stranger_gap, self._strangers_after = STRANGER_GAP, -math.inf
             self._say(done.error)
             if request is None:
                 self._report(done)
@@ -257,7 +277,7 @@ class Poller:
         """Double the pace after a loss, until everybody is back or the usual one is reached."""
         if math.isinf(self._pace):
             return
-        back = not self._engine.plan.misses_lost_peers(trio.current_time())
+        back = not self._engine.plan.awaits_change(trio.current_time())
         if started >= self._hurried_at:
             self._pace *= 2
         if back or self._pace >= self._options.poll_interval:

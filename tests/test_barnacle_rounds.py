@@ -182,6 +182,32 @@ async def test_each_caller_gets_an_exception_of_its_own(autojump_clock: MockCloc
         assert all(error.__cause__ is cause for error in errors)
 
 
+async def test_a_newcomer_that_dials_in_counts_as_soon_as_the_strategy_names_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(A, poll_interval=60) as world:
+        await world.barnacle.wait_for_nodes(1)
+        await trio.sleep(1)
+        world.transport.dial_in(B)  # its own barnacle found us before ours knew of it
+        dialled_at = trio.current_time()
+        await trio.sleep(0.5)
+        world.strategy.answer = [A, B]
+        await world.barnacle.wait_for_nodes(2)
+        assert trio.current_time() - dialled_at < 2
+
+
+async def test_strangers_that_come_and_go_bring_no_storm_of_rounds(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(A, poll_interval=5) as world:
+        await world.barnacle.wait_for_nodes(1)
+        for number in range(1000):
+            world.transport.dial_in(f"stranger{number % 7}@10.0.0.9")
+            await trio.sleep(0.1)
+            world.transport.lose(f"stranger{number % 7}@10.0.0.9", gone=True)
+        assert world.strategy.count < 20 + 100 / 5 * 8
+
+
 async def test_refresh_restarts_the_timer(autojump_clock: MockClock) -> None:
     async with open_world(A, poll_interval=10) as world:
         for _ in range(5):
