@@ -22,7 +22,7 @@ Parse = fun
   Parse([Token | Rest], Tokens1, Forms) -> Parse(Rest, [Token | Tokens1], Forms)
 end,
 {ok, Module, Binary} = compile:forms(Parse(Tokens, [], []), [report]),
-io:format("~n=> ~s ~s~n", [Module, base64:encode(Binary)]),
+io:format("~n=> ~w ~s~n", [Module, base64:encode(Binary)]),
 halt().
 """
 _compiled: dict[str, tuple[str, str]] = {}

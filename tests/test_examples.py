@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,11 +19,12 @@ import pytest
 import trio
 
 from barnacle_trio import PeerChange, PeerDown, PeerUnreachable, open_node
-from barnacle_trio.epmd import names
+from barnacle_trio.epmd import names, serve_epmd
 from barnacle_trio.strategies import _dns
 from tests.beam import open_beam, unique
 from tests.conftest import free_port
 from tests.dns_server import open_dns_server, resolver_for
+from tests.elixir import COUNTER, hold
 from tests.erlang import Erlang
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +32,7 @@ EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 COOKIE = "my_cookie"
 
 BY_THEMSELVES = (
+    "chat.py",
     "custom_functions.py",
     "events.py",
     "manual.py",
@@ -41,18 +44,31 @@ BY_THEMSELVES = (
     "strategy_local_epmd.py",
     "supervised.py",
     "supervision_tree.py",
+    "work_queue.py",
 )
 """Examples that take no arguments and come to an end."""
-WITH_HELP = ("drain.py", "fixed_port.py", "meet_beam.py", "testing_a_program.py")
+WITH_HELP = (
+    "call_elixir.py",
+    "drain.py",
+    "fixed_port.py",
+    "meet_beam.py",
+    "serve_elixir.py",
+    "testing_a_program.py",
+)
 """Examples with a test of their own below."""
 
 DEADLINE = 30
 
 
-def promised(example: str) -> list[str]:
-    """The output that an example's docstring promises."""
+def docstring(example: str) -> str:
     doc = ast.get_docstring(ast.parse((ROOT / "examples" / example).read_text()))
     assert doc is not None
+    return doc
+
+
+def promised(example: str) -> list[str]:
+    """The output that an example's docstring promises."""
+    doc = docstring(example)
     found = re.search(rf"^    \$ python examples/{example}.*\n((?:    .*\n?)+)", doc, re.MULTILINE)
     assert found is not None, f"{example} does not show its output"
     return [line.strip() for line in found[1].splitlines()]
@@ -207,6 +223,28 @@ async def test_it_meets_a_beam_node(erlang: Erlang, epmd_port: int, by: str) -> 
     if by == "port mapper":
         expected[0] = "py@127.0.0.1 looks for every node of this machine"
     assert printed == expected
+
+
+async def test_it_calls_a_gen_server(erlang: Erlang, epmd_port: int) -> None:
+    assert textwrap.indent(COUNTER.elixir, "    ") in docstring("call_elixir.py")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_epmd)
+        async with open_beam(erlang, "my_elixir@127.0.0.1", cookie=COOKIE) as beam:
+            await COUNTER.start(beam, "0")
+            printed, told = await run(*command("call_elixir.py"))
+        nursery.cancel_scope.cancel()
+    assert printed == promised("call_elixir.py")
+    assert not told
+
+
+async def test_it_serves_callers(erlang: Erlang, epmd_port: int) -> None:
+    async with started(*command("serve_elixir.py")) as program:
+        printed = [await program.line()]
+        async with open_beam(erlang, "my_elixir@127.0.0.1", cookie=COOKIE) as beam:
+            await hold(beam, docstring("serve_elixir.py"))
+        program.terminate()
+        printed += await program.end()
+    assert printed == promised("serve_elixir.py")
 
 
 async def test_dns_by_a_name_of_ones_own(

@@ -1,9 +1,10 @@
 """The README, run: every Python example, every `barnacle` command, every way to start a BEAM.
 
 An invisible comment before a block says what the block needs, parted by semicolons: ``peer NAME``
-is a node that is up, ``dns NAME ADDRESS`` a record, ``env NAME=VALUE``, ``file NAME TEXT``,
-``port NUMBER`` a number that a free port takes the place of, ``signal NAME`` comes once it is
-caught. A block of text right after one of Python is what that prints.
+is a node that is up, ``beam NAME [SERVER]`` a BEAM node of each release (with a GenServer that is
+shown), ``dns NAME ADDRESS`` a record, ``env NAME=VALUE``, ``file NAME TEXT``, ``port NUMBER`` a
+number that a free port takes the place of, ``signal NAME`` comes once it is caught. A block of text
+right after one of Python is what that prints, and a session of `iex` is had with it while it runs.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ import trio
 from trio.testing import MockClock
 
 import barnacle_trio
-from barnacle_trio import Barnacle, Node, open_node
+from barnacle_trio import Atom, Barnacle, Node, open_node
+from barnacle_trio.epmd import serve_epmd
 from barnacle_trio.strategies import _dns
-from tests.beam import open_beam
+from tests.beam import Beam, open_beam
 from tests.conftest import free_port
 from tests.dns_server import open_dns_server, resolver_for
-from tests.erlang import Erlang
+from tests.elixir import COUNTER, SERVERS, hold, to_erlang
+from tests.erlang import Erlang, require_erlangs
 from tests.strictly import type_errors
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +53,7 @@ class Block:
     text: str
     needs: tuple[tuple[str, str], ...]
     prints: str | None
+    session: str | None
 
     def wants(self, what: str) -> list[str]:
         return [value for key, value in self.needs if key == what]
@@ -57,7 +61,8 @@ class Block:
 
 FENCE = re.compile(
     r"^(?:<!-- test: (?P<needs>.*?) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```\n"
-    r"(?:\n```text\n(?P<prints>.*?)^```\n)?",
+    r"(?:\n```text\n(?P<prints>.*?)^```\n)?"
+    r"(?:\n```elixir\n(?P<session>iex>.*?)^```\n)?",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -76,6 +81,7 @@ def blocks(language: str) -> list[Block]:
                 if key
             ),
             prints=found["prints"],
+            session=found["session"],
         )
         for found in FENCE.finditer(README)
         if found["language"] == language
@@ -92,6 +98,7 @@ PYTHON = blocks("python")
 CONSOLE = blocks("console")
 SHELL = blocks("sh")
 ERLANG = blocks("erlang")
+ELIXIR = blocks("elixir")
 
 
 def code(block: Block) -> str:
@@ -105,7 +112,8 @@ def code(block: Block) -> str:
 def test_there_is_something_to_run() -> None:
     assert len(PYTHON) > 15
     assert len(CONSOLE) > 1
-    assert README.count("```") == 2 * len(FENCE.findall(README)) + 2 * README.count("\n```text")
+    beside = README.count("\n```text\n") + README.count("\n```elixir\niex>")
+    assert README.count("```") == 2 * len(FENCE.findall(README)) + 2 * beside
     assert README.count("<!-- test:") == sum(bool(b.needs) for b in [*PYTHON, *CONSOLE])
 
 
@@ -119,7 +127,7 @@ def prepared(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Block:
-    """A block, with the folder and the environment that it needs."""
+    """A block, in the folder and the environment that it needs."""
     block: Block = request.param
     monkeypatch.chdir(tmp_path)
     for name in ("ERL_FLAGS", "ERL_AFLAGS", "ERL_ZFLAGS"):
@@ -133,9 +141,23 @@ def prepared(
 
 
 @contextlib.asynccontextmanager
-async def surroundings(block: Block, folder: Path) -> AsyncIterator[None]:
-    """The peers and the DNS that a block needs."""
+async def surroundings(
+    block: Block, folder: Path, erlang: Erlang | None = None
+) -> AsyncIterator[list[Beam]]:
+    """The peers and the DNS that a block needs; its BEAM nodes."""
+    beams: list[Beam] = []
     async with contextlib.AsyncExitStack() as stack:
+        if block.wants("beam"):
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            stack.callback(nursery.cancel_scope.cancel)
+            await nursery.start(serve_epmd)
+        for wanted in block.wants("beam"):
+            assert erlang is not None
+            name, *shown = wanted.split()
+            beam = await stack.enter_async_context(open_beam(erlang, name, cookie=COOKIE))
+            for each in shown:
+                await SERVERS[each].start(beam, "0")
+            beams.append(beam)
         for peer in block.wants("peer"):
             await stack.enter_async_context(open_node(peer, cookie=COOKIE))
         if block.wants("dns"):
@@ -143,7 +165,7 @@ async def surroundings(block: Block, folder: Path) -> AsyncIterator[None]:
             for record in block.wants("dns"):
                 await server.set_records(*record.split())
             stack.enter_context(every_resolver_asks(server.port))
-        yield
+        yield beams
 
 
 @contextlib.contextmanager
@@ -164,16 +186,32 @@ async def send_when_caught(name: str) -> None:
     os.kill(os.getpid(), number)
 
 
-async def play(block: Block, main: Callable[[], Awaitable[None]], folder: Path) -> None:
+async def play(
+    block: Block, main: Callable[[], Awaitable[None]], folder: Path, erlang: Erlang | None
+) -> None:
     with trio.fail_after(DEADLINE):
-        async with surroundings(block, folder), trio.open_nursery() as nursery:
+        async with surroundings(block, folder, erlang) as beams, trio.open_nursery() as nursery:
             for name in block.wants("signal"):
                 nursery.start_soon(send_when_caught, name)
-            await main()
+            if block.session is None:
+                await main()
+            else:
+                (beam,) = beams
+                nursery.start_soon(main)
+                await hold(beam, block.session, patiently=True)
+                nursery.cancel_scope.cancel("all has been asked")
 
 
-@pytest.mark.parametrize("prepared", PYTHON, ids=named, indirect=True)
-def test_a_python_block_runs(prepared: Block, tmp_path: Path) -> None:
+def plays() -> Iterator[Any]:
+    """Every Python block, with each Erlang where it needs one."""
+    for block in PYTHON:
+        for erlang in require_erlangs() if block.wants("beam") else [None]:
+            which = named(block) if erlang is None else f"{named(block)}, {erlang}"
+            yield pytest.param(block, erlang, id=which)
+
+
+@pytest.mark.parametrize(("prepared", "otp"), list(plays()), indirect=["prepared"])
+def test_a_python_block_runs(prepared: Block, otp: Erlang | None, tmp_path: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "readme"}
     exec(compile(code(prepared), "README.md", "exec"), namespace)  # noqa: S102 - it is ours
     tests = [value for name, value in namespace.items() if name.startswith("test_")]
@@ -184,7 +222,7 @@ def test_a_python_block_runs(prepared: Block, tmp_path: Path) -> None:
             clock = MockClock(autojump_threshold=0)
             trio.run(partial(test, clock), clock=clock)
         if not tests:
-            trio.run(play, prepared, namespace["main"], tmp_path)
+            trio.run(play, prepared, namespace["main"], tmp_path, otp)
     if prepared.prints is not None:
         assert printed.getvalue() == prepared.prints
 
@@ -294,6 +332,44 @@ async def test_it_looks_from_erlang_as_it_is_shown(erlang: Erlang, epmd_port: in
     ):
         for asked, answer in re.findall(r"^\d+> (.*)\n(.*)$", block.text, re.MULTILINE):
             assert await beam.eval(asked) == answer
+
+
+# -- Elixir ---------------------------------------------------------------------------------------
+
+
+def test_every_module_has_a_twin_and_every_session_is_had() -> None:
+    assert [block.text for block in ELIXIR] == [COUNTER.elixir]
+    assert all(block.wants("beam") for block in PYTHON if block.session)
+
+
+def terms() -> list[tuple[str, str, str]]:
+    """Each term of the table: sent by Python, as Elixir has it, and as it comes back."""
+    _, _, rest = README.partition("\n### Terms\n")
+    table, _, _ = rest.partition("\n### ")
+    found: list[tuple[str, str, str]] = []
+    for row in table.splitlines():
+        if row.startswith("| `"):
+            sent, there, back = (re.findall(r"`([^`]+)`", cell) for cell in row.split(" | "))
+            found += zip(sent, there, back or sent, strict=True)
+    return found
+
+
+async def test_terms_become_what_the_table_says(erlang: Erlang, epmd_port: int) -> None:
+    assert len(terms()) > 10
+    async with (
+        open_node("my_app@127.0.0.1", cookie=COOKIE) as node,
+        node.open_mailbox("inbox") as inbox,
+        open_beam(erlang, "my_elixir@127.0.0.1", cookie=COOKIE) as beam,
+    ):
+        await beam.eval("register(shell, self())")
+        for sent, there, back in terms():
+            await node.send(("shell", beam.name), eval(sent, {"Atom": Atom}))  # noqa: S307 - ours
+            same = f"receive Term -> Term =:= ({to_erlang(there)}) end"
+            assert await beam.eval(same) == "true", there
+            await beam.eval(f"{{inbox, '{node.name}'}} ! {to_erlang(there)}")
+            with trio.fail_after(DEADLINE):
+                got = await inbox.receive()
+            assert repr(got) == repr(eval(back, {"Atom": Atom}))  # noqa: S307 - ours
 
 
 # -- what it says elsewhere -----------------------------------------------------------------------
