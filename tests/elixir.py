@@ -137,7 +137,9 @@ async def hold(beam: Beam, text: str, *, patiently: bool = False) -> None:
     until = trio.current_time() + (PATIENCE if patiently else 0)
     for asked, answer in session(text):
         question, expected = f"({to_erlang(asked)})", await beam.eval(to_erlang(answer))
-        while (got := await beam.eval(question)) != expected and trio.current_time() < until:
+        got = await beam.eval(question)
+        while got != expected and trio.current_time() < until:  # noqa: ASYNC110
             await trio.sleep(0.02)
+            got = await beam.eval(question)
         assert got == expected, asked
         until = 0
