@@ -187,7 +187,7 @@ async def test_a_fixed_port_is_all_it_takes(epmd_port: int) -> None:
 async def test_the_example_of_tests_passes() -> None:
     example = "examples/testing_a_program.py"
     printed, _told = await run(
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", example
+        sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", example
     )
     assert "3 passed" in printed[-1]
 
