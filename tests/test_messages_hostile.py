@@ -311,7 +311,7 @@ async def test_a_flood_of_ticks_delays_nobody() -> None:
             began = time.perf_counter()
             assert await good.ping(node.name)
             worst = max(worst, time.perf_counter() - began)
-        assert worst < 1
+        assert worst < 2
         assert bad.name in node.hidden_nodes.value
         nursery.cancel_scope.cancel()
 
