@@ -189,7 +189,7 @@ async def test_who_does_not_read_holds_up_who_sends_to_it_alone() -> None:
 HELD = 10
 
 
-async def hold(boxes: list[Mailbox], pids: list[Pid], name: Any) -> set[Any]:
+def hold(boxes: list[Mailbox], pids: list[Pid], name: Any) -> set[Any]:
     """Link and monitor pairwise; what is to come when the connection is lost."""
     expected: set[Any] = set()
     for box, pid in zip(boxes, pids, strict=True):
@@ -243,8 +243,8 @@ async def test_a_thousand_losses_between_our_nodes(autojump_clock: MockClock) ->
         for _ in range(scaled(500, 1000)):
             await a.connect(b_name)
             await b.nodes.wait_value(frozenset({NodeName(a_name)}))
-            expected = await hold(ours, [box.pid for box in theirs], ("box", b_name))
-            expected_there = await hold(theirs, [box.pid for box in ours], ("box", a_name))
+            expected = hold(ours, [box.pid for box in theirs], ("box", b_name))
+            expected_there = hold(theirs, [box.pid for box in ours], ("box", a_name))
             # Linked from both sides, and told of it once.
             how = chance.choice(["by us", "by them", "cut", "at once"])
             if how != "at once":
@@ -268,7 +268,7 @@ async def test_losses_of_a_beam_node_while_links_and_monitors_are_held(erlang: E
         await puppets[0].run("register(box, self())")
         mine = (Atom("box"), Atom(node.name))
         for number in range(scaled(40, 1000)):
-            expected = await hold(ours, [each.pid for each in puppets], ("box", beam.name))
+            expected = hold(ours, [each.pid for each in puppets], ("box", beam.name))
             there: list[set[Any]] = []
             for puppet, box in zip(puppets, ours, strict=True):
                 refs = await puppet.run(
@@ -300,7 +300,7 @@ async def test_killed_beam_nodes_while_links_and_monitors_are_held(erlang: Erlan
             async with open_beam(erlang, name) as beam, open_on(node, beam) as stage:
                 puppets = [await stage.puppet() for _ in range(HELD)]
                 await puppets[0].run("register(box, self())")
-                expected = await hold(ours, [each.pid for each in puppets], ("box", name))
+                expected = hold(ours, [each.pid for each in puppets], ("box", name))
                 await beam.kill()
                 assert await fired(ours) == expected
 
@@ -334,7 +334,7 @@ async def test_killed_nodes_of_ours_while_links_and_monitors_are_held() -> None:
             )
             try:
                 pids = await received(boss)
-                expected = await hold(ours, pids, ("box", name))
+                expected = hold(ours, pids, ("box", name))
             finally:
                 process.kill()
             await process.wait()
