@@ -158,6 +158,7 @@ class Messaging:
         errors: dict[NodeName, Exception] = {}
 
         async def send_one(node: NodeName) -> None:
+            await trio.lowlevel.checkpoint()
             try:
                 await self.send((name, node), term)
             except ConnectError as error:
