@@ -227,9 +227,10 @@ async def test_a_reader_that_stalls_does_not_stop_the_node(epmd_port: int) -> No
     finally:
         os.close(read)
         process.kill()
-        await process.wait()
+        with trio.move_on_after(5, shield=True):
+            await process.wait()
         assert process.stderr is not None
-        await process.stderr.aclose()
+        await trio.aclose_forcefully(process.stderr)
 
 
 def _waiting(descriptor: int) -> int:
