@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -265,6 +265,14 @@ async def test_a_call_of_a_lost_node_is_down(autojump_clock: MockClock) -> None:
         nursery.start_soon(call)
         await wait_all_tasks_blocked()
         await a.disconnect(B)
+
+
+async def test_a_mailbox_that_outlives_its_node_is_told_so(autojump_clock: MockClock) -> None:
+    async with AsyncExitStack() as stack:
+        async with MemoryNetwork().open_node(A) as a:
+            box = await stack.enter_async_context(a.open_mailbox())
+        ref = box.monitor(("nobody", B))
+        assert await box.receive() == Down(ref, ("nobody", B), Atom("noconnection"))
 
 
 async def test_messages_for_an_older_incarnation_are_dropped(autojump_clock: MockClock) -> None:

@@ -92,6 +92,9 @@ class Outbound:
         if waiting is not None:
             waiting.append(then)
             return
+        if self._nursery.cancel_scope.cancel_called:
+            then()  # the node was left: nobody is dialled any more
+            return
         waiting = [then]
         self._nursery.start_soon(self._reach, peer, waiting, name=f"connect {peer}")
         self._waiting[peer] = waiting
