@@ -143,7 +143,7 @@ class _Story:
         screen, cluster = self._screen, self._cluster
         screen.chapter(f"{name} is frozen (SIGSTOP): its connections stay open, it is just silent")
         began = trio.current_time()
-        cluster.freeze(name)
+        await cluster.freeze(name)
         await self._until(_unseen(name), f"the others did not notice that {name} was frozen")
         reasons = {cluster.reasons[other, name] for other in NODES if other != name}
         screen.tell(
@@ -157,7 +157,7 @@ class _Story:
         screen, cluster = self._screen, self._cluster
         screen.chapter(f"{name} is thawed (SIGCONT)")
         began = trio.current_time()
-        cluster.thaw(name)
+        await cluster.thaw(name)
         await self._until(_whole, f"the cluster did not heal after {name} was thawed")
         screen.tell(f"healed after {_ms(trio.current_time() - began)}", style="green")
         await self._look()

@@ -45,6 +45,8 @@ class Row:
     sees: frozenset[str] = frozenset()
 
 
+_GUARD = 'kill -STOP "$0"; read -r _; kill -CONT "$0"'
+
 Sight = tuple[Row, ...]
 """Who sees whom."""
 
@@ -60,6 +62,7 @@ class Cluster:
         self._nursery = nursery
         self._rows = Settable[Sight](tuple(Row(name=name) for name in names))
         self._processes: dict[str, trio.Process] = {}
+        self._guard: trio.Process | None = None
 
     @property
     def sight(self) -> AsyncValue[Sight]:
@@ -100,9 +103,7 @@ class Cluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=env,
-            # Ctrl-C at the terminal is for this process alone. And should this process be killed,
-            # the kernel ends a group that is left behind with a stopped process in it (SIGHUP).
-            process_group=0,
+            process_group=0,  # Ctrl-C at the terminal is for this process alone
         )
         self._processes[name] = process
         self._change(name, life="starting", pid=process.pid, sees=frozenset())
@@ -115,15 +116,28 @@ class Cluster:
         process.send_signal(signal.SIGKILL)
         await process.wait()
 
-    def freeze(self, name: str) -> None:
+    async def freeze(self, name: str) -> None:
         """Stop a process: its sockets stay open, and nobody answers."""
         self._change(name, life="frozen")
-        self._processes[name].send_signal(signal.SIGSTOP)
+        # Done by a guard, which lets it go on when the guard's input ends: also when this process
+        # is killed, for a stopped process cannot see that its own input has ended.
+        self._guard = await trio.lowlevel.open_process(
+            ["/bin/sh", "-c", _GUARD, str(self._processes[name].pid)],
+            stdin=subprocess.PIPE,
+            process_group=0,
+        )
 
-    def thaw(self, name: str) -> None:
+    async def thaw(self, name: str) -> None:
         """Let a stopped process go on."""
-        self._processes[name].send_signal(signal.SIGCONT)
+        await self._dismiss_guard()
         self._change(name, life="up")
+
+    async def _dismiss_guard(self) -> None:
+        await trio.lowlevel.checkpoint()
+        guard, self._guard = self._guard, None
+        if guard is not None and guard.stdin is not None:
+            await guard.stdin.aclose()
+            await guard.wait()
 
     async def leave(self, name: str) -> int:
         """Ask a node to leave, and return its exit code."""
@@ -134,7 +148,7 @@ class Cluster:
 
     async def end_all(self) -> None:
         """End every process that still runs, frozen ones too."""
-        await trio.lowlevel.checkpoint()
+        await self._dismiss_guard()
         for process in self._processes.values():
             if process.returncode is None:
                 process.kill()
