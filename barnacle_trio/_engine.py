@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -35,6 +35,8 @@ logger = logging.getLogger("barnacle_trio.barnacle")
 
 LOOK_EVERY = 1.0
 """How often (seconds) a transport that does not tell of its connections is asked for them."""
+SHOWN = 5
+"""Names that one line of the log shows."""
 MAX_LOOKUPS = 16
 """Quarantined peers that are looked for at once."""
 
@@ -104,6 +106,7 @@ class Engine:
         self._seen = 0
         self._touched: set[NodeName] | None = None  # by events, while the transport lists its nodes
         self._held_back = False
+        self._rejected: frozenset[str] = frozenset()  # names that were left out the last time
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -240,6 +243,7 @@ class Engine:
             if force:  # the last good answer stays in use
                 self._force()
             raise
+        self._note_rejected(discovery.rejected)
         now = trio.current_time()
         answered = self.plan.answer(discovery, now)
         for name in sorted(answered.adopted):
@@ -314,6 +318,19 @@ class Engine:
                 "[%s] cannot disconnect %s: %s", self._options.name, name, shorten(error, 200)
             )
             errors[name] = error
+
+    def _note_rejected(self, rejected: Mapping[str, Exception]) -> None:
+        names = frozenset(rejected)
+        if names - self._rejected:
+            shown = ", ".join(sorted(names)[:SHOWN])
+            logger.warning(
+                "[%s] %d of the strategy's names are no node names and are left out: %s%s",
+                self._options.name,
+                len(names),
+                shown,
+                "..." if len(names) > SHOWN else "",
+            )
+        self._rejected = names
 
     def _note_held_back(self) -> None:
         number = self.plan.held_back

@@ -29,6 +29,7 @@ class RateLimited:
         now = trio.current_time()
         if now < self._next:
             self._kept_back += 1
+            self._logger.debug(text, *args)
             return
         self._next = now + self._every
         if self._kept_back:

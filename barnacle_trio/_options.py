@@ -121,6 +121,16 @@ def check_strategy(strategy: object) -> None:
         raise ConfigurationError(
             f"a strategy is an async function of the local node's name, not {_show(strategy)}{hint}"
         )
+    try:
+        inspect.signature(strategy).bind("name@host")
+    except TypeError as error:
+        name = getattr(strategy, "__name__", type(strategy).__name__)
+        raise ConfigurationError(
+            f"a strategy is called with the local node's name alone, which {name} cannot be "
+            f"({error}); if it makes strategies, call it first: {name}()"
+        ) from error
+    except ValueError:
+        pass  # it has no signature that could be read
 
 
 def check_transport(transport: object, registered_name: str | None = None) -> NodeName:

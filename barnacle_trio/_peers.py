@@ -137,7 +137,7 @@ class Peer:
         return PeerStatus(
             state=self.state,
             since=self.since,
-            failures=self.failures,
+            failures=self.failures + self.refusals,
             last_error=self.last_error,
             next_attempt=None if self.connected or self.dialling else self.next_attempt,
             flaps=self.flaps,

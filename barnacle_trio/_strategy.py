@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from itertools import islice
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -14,6 +15,8 @@ from barnacle_trio._names import NodeName, shorten
 
 MAX_NAMES = 100_000
 """How many names of one answer are read; a longer one counts as partial."""
+
+_MAX_SHOWN = 80  # characters of a bad name
 
 Strategy: TypeAlias = Callable[[NodeName], Awaitable[Iterable[str]]]
 """How nodes are discovered: an async callable that is given the local node's name.
@@ -57,7 +60,8 @@ class Discovery:
     """One answer of a strategy: complete, partial or failed.
 
     ``error`` is None for a complete answer and the reason otherwise. ``rejected`` maps what was in
-    the answer but is no node name (shortened) to the reason. A failed answer has no nodes.
+    the answer but is no node name (escaped and shortened if need be) to the reason. A failed
+    answer has no nodes.
     """
 
     kind: Literal["complete", "partial", "failed"]
@@ -75,7 +79,13 @@ async def discover(strategy: Strategy, local: NodeName) -> Discovery:
     """
     await trio.lowlevel.checkpoint()  # not every strategy has one
     try:
-        answer = await strategy(local)
+        asked = strategy(local)
+        if not isawaitable(asked):
+            raise TypeError(
+                f"the strategy gave {type(asked).__name__} where an async function gives something "
+                "to await; if it makes strategies, call it first"
+            )
+        answer = await asked
         if isinstance(answer, (str, bytes)) or not isinstance(answer, Iterable):
             raise TypeError(
                 f"the strategy returned {type(answer).__name__}, not an iterable of node names"
@@ -109,7 +119,8 @@ def sift(given: Iterable[object]) -> tuple[frozenset[NodeName], dict[str, Except
         try:
             nodes.add(NodeName(name))  # type: ignore[arg-type]  # what users return is checked here
         except (TypeError, ValueError) as error:
-            rejected[shorten(name)] = error
+            plain = isinstance(name, str) and name.isprintable() and len(name) <= _MAX_SHOWN
+            rejected[str(name) if plain else shorten(name)] = error
     return frozenset(nodes), rejected
 
 

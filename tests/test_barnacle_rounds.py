@@ -9,9 +9,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from barnacle_trio import ConfigurationError, open_barnacle
 from barnacle_trio._errors import DiscoveryError, PeerUnreachable
 from barnacle_trio._events import Refreshed, RefreshFailed, RefreshResult
 from barnacle_trio._names import NodeName
+from barnacle_trio.strategies import local_epmd
 from barnacle_trio.testing import HANG, FakeTransport, ScriptedStrategy
 from tests.barnacles import A, B, C, open_world
 from tests.checkpoints import cancel_at_every_checkpoint
@@ -416,3 +418,23 @@ async def test_a_hundred_thousand_names_are_borne(autojump_clock: MockClock) -> 
         world.transport.peer(names[0]).on_connect = HANG
         await world.recorder.wait_for(Refreshed)
         assert len(world.barnacle.status().peers) == 100_000
+
+
+async def test_bad_names_are_logged_once(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_world(A, strategy=ScriptedStrategy([A, "zz", "no host@"])) as world:
+        await world.barnacle.wait_for_nodes(1)
+        result = await world.barnacle.refresh()
+        await trio.sleep(60)
+    assert set(result.failed) == {"zz", "no host@"}
+    lines = [record.message for record in caplog.records if "no node names" in record.message]
+    assert lines == [
+        "[barnacle] 2 of the strategy's names are no node names and are left out: no host@, zz"
+    ]
+
+
+async def test_a_strategy_that_was_not_made_yet_is_refused_at_the_call() -> None:
+    for forgotten in (local_epmd, lambda: None):
+        with pytest.raises(ConfigurationError, match="call it first"):
+            open_barnacle(forgotten, FakeTransport())  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from barnacle_trio._errors import CookieRejected, NameTakenError, PeerUnreachable
+from barnacle_trio._errors import CookieRejected, HandshakeRefused, NameTakenError, PeerUnreachable
 from barnacle_trio._names import NodeName
 from barnacle_trio._transport import PeerChange, PeerDown
 from barnacle_trio.distribution import Node, open_node
@@ -129,6 +129,13 @@ async def test_an_unknown_name_is_unreachable() -> None:
     async with open_node(unique("py"), cookie=COOKIE) as node:
         with pytest.raises(PeerUnreachable):
             await node.connect(unique("nobody"))
+
+
+async def test_dialling_oneself_under_another_host_name_is_refused_at_once() -> None:
+    name = unique("py")
+    async with open_node(name, cookie=COOKIE) as node:
+        with trio.fail_after(2), pytest.raises(HandshakeRefused, match="leads back to this node"):
+            await node.connect(name.replace("127.0.0.1", "localhost"))
 
 
 def _open_sockets() -> int:

@@ -112,7 +112,7 @@ class TestBoth:
     ) -> None:
         answer = await ask(join(Source([A, "nonsense", "ä@h", 7])))
         assert told(answer) == ("complete", {A})
-        assert answer.rejected.keys() == {"'nonsense'", "'\\xe4@h'", "'7'"}
+        assert answer.rejected.keys() == {"nonsense", "ä@h", "'7'"}
         answer = await ask(join(Source([A, "nonsense", 7, []]), failing()))
         assert A in answer.nodes
 
@@ -241,7 +241,7 @@ class TestOnly:
     async def test_what_is_no_name_is_still_reported(self) -> None:
         answer = await ask(only(Source([A, B, "nonsense"]), "a"))
         assert told(answer) == ("complete", {A})
-        assert answer.rejected.keys() == {"'nonsense'"}
+        assert answer.rejected.keys() == {"nonsense"}
 
     async def test_bugs_come_out_plain(self) -> None:
         def faulty(name: NodeName) -> bool:

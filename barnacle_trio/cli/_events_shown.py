@@ -83,7 +83,7 @@ class Narrator:
         """The troubles that the round before did not have, and that all of its are over."""
         news = [each for each in troubles if each not in self._told]
         if self._told and not troubles:
-            news.append("discovery  all is well again")
+            news.append("clear      nothing is in the way any more")
         self._told = troubles
         return news
 

@@ -51,7 +51,7 @@ class CookieOptions:
             return self.cookie
         if self.cookie_file is None:
             await trio.lowlevel.checkpoint()
-            return environ.get(COOKIE_VARIABLE) or None
+            return environ.get(COOKIE_VARIABLE)  # an empty one is an error, not none
         try:
             async with await trio.open_file(self.cookie_file, "rb") as file:
                 content: bytes = await file.read(_MAX_COOKIE_FILE + 1)

@@ -13,10 +13,10 @@ from functools import partial
 
 import trio
 
-from barnacle_trio._errors import BarnacleError, NodeCrashed, PeerUnreachable
+from barnacle_trio._errors import BarnacleError, HandshakeRefused, NodeCrashed, PeerUnreachable
 from barnacle_trio._names import NodeName
 from barnacle_trio._scopes import open_background
-from barnacle_trio.distribution._addresses import bind, is_literal
+from barnacle_trio.distribution._addresses import WILDCARD, bind, is_literal
 from barnacle_trio.distribution._network import Accept
 from barnacle_trio.epmd import PortMapper
 
@@ -100,11 +100,22 @@ class TcpNetwork:
             stream = await _connect(addresses, port, patient=True)
         except OSError as error:
             raise PeerUnreachable(f"{name}: port {port}: {error}") from error
+        if self._is_here(stream):
+            await trio.aclose_forcefully(stream)
+            raise HandshakeRefused(f"{name} leads back to this node, {self._name}")
         self._remembered[name] = port
         self._remembered.move_to_end(name)
         if len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
         return stream, port
+
+    def _is_here(self, stream: trio.SocketStream) -> bool:
+        """Whether we dialled ourselves, under another name for this host."""
+        address, port = stream.socket.getpeername()[:2]
+        if port != self.port:
+            return False
+        here = address == stream.socket.getsockname()[0]
+        return here and (address in self._addresses or bool(set(WILDCARD) & set(self._addresses)))
 
     def forget(self, name: NodeName) -> None:
         """See `Network.forget`."""
@@ -139,7 +150,7 @@ async def _resolve(host: str) -> list[str]:
         return [host]
     try:
         found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: a label that is empty or too long
         raise PeerUnreachable(f"host {host} has no address: {error}") from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 

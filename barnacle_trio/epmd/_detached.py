@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ from barnacle_trio.epmd._server import EpmdServer
 
 READY: Final = b"ready"
 """What the new process writes once it holds the sockets."""
+
+# What the new process may know of ours: nothing secret, such as a cookie, is among it.
+_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "ERL_EPMD_ADDRESS")
 
 _LINGER = 0.3  # seconds without a name, after which it ends
 
@@ -44,6 +48,7 @@ async def hand_to_detached(estate: Estate) -> None:
             deliver_cancel=_kill,
             pass_fds=[sock.fileno() for sock in estate.sockets],
             cwd="/",
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             start_new_session=True,
         )
         if started.stdout != READY:
