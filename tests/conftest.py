@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 
 import pytest
 
 from tests.erlang import Erlang, require_erlangs
+
+
+# Programs that run in the background inherit that these are ignored; what tests start must not.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGTERM, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 def free_port() -> int:
