@@ -9,7 +9,6 @@ import pytest
 
 from tests.erlang import Erlang, require_erlangs
 
-
 # Programs that run in the background inherit that these are ignored; what tests start must not.
 for _number, _handler in (
     (signal.SIGINT, signal.default_int_handler),
