@@ -10,9 +10,12 @@ import trio
 
 @asynccontextmanager
 async def open_background(
-    what: str, crashed: Callable[[str], Exception]
+    what: str, crashed: Callable[[str], Exception], *, outlive_body: bool = False
 ) -> AsyncIterator[trio.Nursery]:
     """Open a nursery whose tasks serve the body and end with it.
+
+    With ``outlive_body`` a cancellation from outside reaches the body first, and the tasks only
+    once the body has ended: its clean-up can still make use of them.
 
     What the body raises comes out plain, as the same object: groups and `trio.Cancelled` included.
     Where a background task fails, the body is cancelled and ``crashed(reason)`` is raised, its
@@ -22,17 +25,24 @@ async def open_background(
     raised: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
+            background = nursery
+            shield = trio.CancelScope(shield=True)  # until the body has ended, as it is told to
             try:
-                yield nursery
+                if outlive_body:
+                    background = await _open_within(nursery, shield)
+                yield background
             except BaseException as error:  # noqa: ASYNC103 - raised at the end, once it is alone
                 raised = error  # kept aside: the nursery would wrap it into a group
             finally:
-                nursery.cancel_scope.cancel(f"leaving {what}")
+                shield.cancel(f"leaving {what}")
+                background.cancel_scope.cancel(f"leaving {what}")
     except BaseExceptionGroup as faults:
         if faults.split((KeyboardInterrupt, SystemExit))[0] is not None:
             raise
         failed = faults.split(trio.Cancelled)[1]
         if failed is not None:
+            if outlive_body and isinstance(failed.exceptions[0], BaseExceptionGroup):
+                failed = failed.exceptions[0]  # the inner nursery's, whole
             causes = [*failed.exceptions]
             if raised is not None and not isinstance(raised, trio.Cancelled):
                 causes.append(raised)
@@ -41,3 +51,23 @@ async def open_background(
             )
     if raised is not None:
         raise raised
+
+
+async def _open_within(outer: trio.Nursery, scope: trio.CancelScope) -> trio.Nursery:
+    """Open a nursery in a task of another one, and in a scope that ends it.
+
+    `trio.Nursery.start` would not do: cancelled early, it waits for what is shielded from that.
+    """
+    opened: list[trio.Nursery] = []
+    is_open = trio.Event()
+
+    async def hold_open() -> None:
+        with scope:
+            async with trio.open_nursery() as nursery:
+                opened.append(nursery)
+                is_open.set()
+                await trio.sleep_forever()
+
+    outer.start_soon(hold_open)
+    await is_open.wait()
+    return opened[0]

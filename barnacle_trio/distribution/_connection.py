@@ -74,6 +74,7 @@ class Connection:
         self._frames = FrameDecoder(max_frame=max_frame)
         self._outbox: deque[bytes] = deque()
         self._outbox_size = 0
+        self._largest = 0  # frame, since nothing waited
         self._writing = False
         self._written_at = 0.0
         self._writer: trio.lowlevel.Task | None = None  # waits for something to write
@@ -86,8 +87,8 @@ class Connection:
         """Queue a frame, whole (with its length) or in parts. Frames leave in this order.
 
         The first one after a pause goes straight to the socket; what comes right after it is
-        joined into one write. A peer that lets more than `MAX_OUTBOX` bytes wait is closed as
-        silent.
+        joined into one write. A peer that lets more than `MAX_OUTBOX` bytes wait, beside the
+        largest frame, is closed as silent.
         """
         if self.reason is not None:
             return
@@ -99,10 +100,12 @@ class Connection:
                 if not rest:
                     return
                 parts = (rest,)
+        before = self._outbox_size
         for part in parts:
             self._outbox.append(part)
             self._outbox_size += len(part)
-        if self._outbox_size > MAX_OUTBOX and len(self._outbox) > len(parts):
+        self._largest = max(self._largest, self._outbox_size - before)
+        if self._outbox_size > MAX_OUTBOX + self._largest:
             logger.warning("[%s] does not read: %d bytes wait", self.peer.name, self._outbox_size)
             self.close("silent")
         elif self._writer is not None:
@@ -216,6 +219,7 @@ class Connection:
         await trio.lowlevel.checkpoint()
         while True:  # noqa: ASYNC913 - it waits for something to write, or writes
             while not self._outbox:
+                self._largest = 0
                 self._idle.set()
                 self._idle = trio.Event()
                 await self._wait_for_more()

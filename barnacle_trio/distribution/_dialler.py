@@ -113,8 +113,11 @@ class Dialler:
         dial = self._dials[name] = _Dial()
         try:
             await self._dial(name, dial)
-        except Exception as error:
-            dial.error = error
+        except BaseException as error:
+            # Nobody answered as that node would: the next dial asks anew where it is.
+            self._network.forget(name)
+            if isinstance(error, Exception):
+                dial.error = error
             raise
         finally:
             del self._dials[name]

@@ -140,6 +140,7 @@ class Node(Talking):
             await trio.lowlevel.checkpoint()
             return
         await self._dialler.connect(peer)
+        self._check_here()
 
     async def disconnect(self, name: str) -> None:
         """Close the connection to a peer; done at once where there is none.
@@ -395,7 +396,8 @@ async def run_node(
     max_frame: int = 64 * 1024 * 1024,
 ) -> AsyncIterator[Node]:
     """Run a node in any network, see `open_node` for what it does."""
-    async with open_background(f"node {name}", NodeCrashed) as nursery:
+    # What carries the goodbye outlives the body, or a cancelled node would not get to say it.
+    async with open_background(f"node {name}", NodeCrashed, outlive_body=True) as nursery:
         node = Node(
             name,
             network,

@@ -105,6 +105,9 @@ class Outbound:
         except (ConnectError, RemoteProtocolError) as error:
             logger.debug("[%s] cannot be connected: %s", peer, error)
             await trio.lowlevel.checkpoint()
+        except Exception:  # an `allow=` that fails, say: no reason to end the node
+            logger.exception("[%s] connecting it failed on a fault of ours", peer)
+            await trio.lowlevel.checkpoint()
         if self._waiting.get(peer) is waiting:  # else it went on when the peer came up
             self.go_on(peer)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import trio
@@ -25,6 +26,8 @@ class Peers:
     def __init__(self) -> None:
         self._connections: dict[NodeName, Connection] = {}
         self._callbacks: dict[object, Callable[[PeerChange], None]] = {}
+        self._untold: deque[PeerChange] = deque()
+        self._telling = False
         self._changed: dict[NodeName, trio.Event] = {}
         self._visible: Settable[frozenset[NodeName]] = Settable(frozenset())
         self._hidden: Settable[frozenset[NodeName]] = Settable(frozenset())
@@ -110,8 +113,17 @@ class Peers:
         waiting = self._changed.pop(change.node, None)
         if waiting is not None:
             waiting.set()
-        for callback in tuple(self._callbacks.values()):
-            try:
-                callback(change)
-            except Exception:
-                logger.exception("a subscriber failed on %r", change)
+        self._untold.append(change)
+        if self._telling:
+            return  # a subscriber's doing: everybody is told first of what it was told of
+        self._telling = True
+        try:
+            while self._untold:
+                change = self._untold.popleft()
+                for callback in tuple(self._callbacks.values()):
+                    try:
+                        callback(change)
+                    except Exception:
+                        logger.exception("a subscriber failed on %r", change)
+        finally:
+            self._telling = False

@@ -274,11 +274,12 @@ class Processes:
         process = self._living(mailbox)
         if pid == mailbox.pid:
             return
+        peer = NodeName(pid.node.name)
         link = process.links.get(pid) or self._add_link(process, pid)
         if link.active:
             return
         link.active, link.unlink_id = True, None
-        self._when_reached(NodeName(pid.node.name), lambda: self._begin_link(mailbox.pid, pid))
+        self._when_reached(peer, lambda: self._begin_link(mailbox.pid, pid))
 
     def _begin_link(self, ours: Pid, pid: Pid) -> None:
         process, link = self._find_link(ours, pid)
