@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +16,8 @@ from barnacle_trio._errors import PeerUnreachable, RemoteProtocolError
 from barnacle_trio._names import NodeName
 from barnacle_trio._transport import PeerChange, PeerDown, PeerUp
 from barnacle_trio.distribution import _connection as connection_module
+from barnacle_trio.distribution import _dialler as dialler_module
+from barnacle_trio.distribution import _tcp as tcp_module
 from barnacle_trio.distribution import open_node
 from barnacle_trio.distribution._connection import Connection
 from barnacle_trio.distribution._cookie import Cookies
@@ -186,3 +191,30 @@ async def test_where_no_node_answers_is_not_remembered(
         with pytest.raises((RemoteProtocolError, PeerUnreachable)):
             await a.connect(B)
         assert network.forgotten == [B]
+
+
+async def test_a_connection_that_is_reset_at_once_is_unreachable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def reset(stream: trio.SocketStream) -> None:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await trio.aclose_forcefully(stream)
+
+    connect = tcp_module._connect
+
+    async def late(*args: Any, **options: Any) -> trio.SocketStream:
+        stream = await connect(*args, **options)
+        await trio.lowlevel.wait_readable(stream.socket)  # the reset has come
+        return stream
+
+    monkeypatch.setattr(tcp_module, "_connect", late)
+    monkeypatch.setattr(dialler_module, "RIVAL_PATIENCE", 0.1)
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, reset, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        async with open_node(
+            "a@127.0.0.2", cookie="c" * 20, epmd=FixedPort(port), listen=("127.0.0.2", 0)
+        ) as node:
+            with pytest.raises(PeerUnreachable):
+                await node.connect("b@127.0.0.1")
+        nursery.cancel_scope.cancel()

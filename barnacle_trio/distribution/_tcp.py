@@ -111,7 +111,10 @@ class TcpNetwork:
 
     def _is_here(self, stream: trio.SocketStream) -> bool:
         """Whether we dialled ourselves, under another name for this host."""
-        address, port = stream.socket.getpeername()[:2]
+        try:
+            address, port = stream.socket.getpeername()[:2]
+        except OSError:
+            return False  # it was reset already
         if port != self.port:
             return False
         here = address == stream.socket.getsockname()[0]
