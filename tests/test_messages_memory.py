@@ -110,6 +110,9 @@ async def test_names_are_taken_once_and_freed(autojump_clock: MockClock) -> None
         with pytest.raises(ConfigurationError, match="already"):
             async with a.open_mailbox("net_kernel"):
                 raise AssertionError("the node's own")
+        with pytest.raises(ConfigurationError, match="already"):
+            async with a.open_mailbox("barnacle_trio"):
+                raise AssertionError("where goodbyes go")
         async with a.open_mailbox("box"):
             pass
 

@@ -23,14 +23,13 @@ GOODBYE_NAME = Atom("barnacle_trio")
 LEAVING = Atom("leaving")
 IS_AUTH = Atom("is_auth")
 YES = Atom("yes")
-NOPROC = Atom("noproc")
 NOTSUP = Atom("notsup")
 
 _MAX_WAITING = 100_000
 """Answers that are waited for at once."""
 
 # They exist as far as monitors and links can tell; anything else is `noproc`.
-_REGISTERED = frozenset({NET_KERNEL, GLOBAL_NAME_SERVER})
+_REGISTERED = frozenset({NET_KERNEL, GLOBAL_NAME_SERVER, GOODBYE_NAME})
 
 
 class Kernel:
