@@ -35,6 +35,7 @@ class Functions:
             ("py", "say"): self.say,
             ("py", "error"): self.error,
             ("py", "sleep"): self.sleep,
+            ("py", "until_asleep"): self.until_asleep,
             ("py", "crash"): self.crash,
             ("py", "strange"): self.strange,
         }
@@ -59,6 +60,10 @@ class Functions:
 
     async def strange(self) -> Any:
         return object()
+
+    async def until_asleep(self) -> Any:
+        await self.begun.wait()
+        return Atom("asleep")
 
     async def sleep(self, seconds: float) -> Any:
         self.begun.set()
@@ -168,7 +173,7 @@ SPAWNED = {
     'process_flag(trap_exit, true), P = spawn_link(N, py, error, [<<"exit">>, x]),'
     " receive {'EXIT', P, W} -> W end": "x",
     "{P, R} = spawn_opt(N, py, sleep, [100], [link, monitor, {priority, high}]),"
-    " unlink(P), exit(P, kill), receive {'DOWN', R, _, P, W} -> W end": "killed",
+    " unlink(P), asleep = erpc:call(N, py, until_asleep, []), exit(P, kill), receive {'DOWN', R, _, P, W} -> W end": "killed",
     "P = spawn(N, py, sleep, [100]), exit(P, bye), R = monitor(process, P),"
     " receive {'DOWN', R, _, P, W} -> W end": "noproc",
 }
