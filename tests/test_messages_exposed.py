@@ -173,7 +173,8 @@ SPAWNED = {
     'process_flag(trap_exit, true), P = spawn_link(N, py, error, [<<"exit">>, x]),'
     " receive {'EXIT', P, W} -> W end": "x",
     "{P, R} = spawn_opt(N, py, sleep, [100], [link, monitor, {priority, high}]),"
-    " unlink(P), asleep = erpc:call(N, py, until_asleep, []), exit(P, kill), receive {'DOWN', R, _, P, W} -> W end": "killed",
+    " unlink(P), asleep = erpc:call(N, py, until_asleep, []), exit(P, kill),"
+    " receive {'DOWN', R, _, P, W} -> W end": "killed",
     "P = spawn(N, py, sleep, [100]), exit(P, bye), R = monitor(process, P),"
     " receive {'DOWN', R, _, P, W} -> W end": "noproc",
 }
