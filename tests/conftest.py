@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import socket
 
@@ -19,12 +20,19 @@ for _number, _handler in (
         signal.signal(_number, _handler)
 
 
+_PORTS = range(10_000, 20_000)  # below those that the system hands out to whoever asks for any
+
+
 def free_port() -> int:
-    """A TCP port that was free on loopback, in both families where there are two."""
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A TCP port that is free on loopback, and that nobody else is given by chance."""
+    while True:
+        port = random.choice(_PORTS)
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 @pytest.fixture
