@@ -1,0 +1,178 @@
+"""What nodes at discovered hosts are called: by base names that are known, or by asking there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, TypeAlias
+
+import trio
+
+from barnacle_trio._errors import (
+    ConfigurationError,
+    DiscoveryError,
+    PeerUnreachable,
+    RemoteProtocolError,
+)
+from barnacle_trio._names import Match, NodeName, shorten
+from barnacle_trio._strategy import MAX_NAMES
+from barnacle_trio.epmd._client import ask_names, mapper_port
+from barnacle_trio.strategies._parts import because_of, checked_match, choose, kept
+from barnacle_trio.strategies._time import time_to_answer
+
+ASK_DEADLINE = 2.0
+"""Seconds that the port mapper at one host has to list its nodes."""
+MAX_ASKED_AT_ONCE = 64
+MAX_AT_ONE_HOST = 1000
+"""How many nodes that one port mapper lists are named; a longer list counts as partial."""
+
+_TOLD = 3  # how many failures a reason spells out
+_LONGEST_ADDRESS = ":".join(["ffff"] * 8)
+
+
+class Ask(Enum):
+    """The type of `ASK`."""
+
+    ASK = "ASK"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+ASK: Final = Ask.ASK
+"""As a ``basename``: whatever the port mapper at each address lists.
+
+So nodes are found whatever they are called: Python and Elixir nodes with base names of their own,
+releases whose names change with every version. It lists whatever runs on its host, remote shells
+too: choose by ``match``. The local node's own name is left out. Each port mapper is asked anew for
+each answer, on the usual port (``ERL_EPMD_PORT``, 4369), with two seconds for each; one that does
+not answer makes the answer partial, and if none does it is a failed one.
+"""
+
+Basename: TypeAlias = str | Iterable[str] | Ask | None
+"""What stands before the ``@``: a name, several, `ASK`, or None for the local node's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """The nodes at some hosts, their names unchecked: the barnacle reports those that are none.
+
+    ``errors`` says why there may be more; ``answered`` is false where no host could be asked.
+    """
+
+    names: Sequence[str]
+    errors: Sequence[DiscoveryError] = ()
+    answered: bool = True
+
+
+class Naming:
+    """Makes names of nodes out of hosts (addresses or names), as a strategy's user wishes.
+
+    Raises:
+      ConfigurationError: not a base name, or not a match.
+    """
+
+    def __init__(
+        self, basename: Basename = None, match: Match | Iterable[Match] | None = None
+    ) -> None:
+        self._asks = basename is ASK
+        self._basenames = _checked_basenames(basename)
+        self._wanted = checked_match(kept(match))
+
+    async def names_at(self, hosts: Sequence[str], local: NodeName) -> Named:
+        """Each base name at each host, or what the port mappers there list; by choice of match."""
+        if self._asks:
+            return await names_at(hosts, local, wanted=self._wanted)
+        await trio.lowlevel.checkpoint()
+        basenames = self._basenames or (local.basename,)
+        names = [f"{basename}@{host}" for host in hosts for basename in basenames]
+        return Named(names=choose(names, self._wanted))
+
+
+async def names_at(
+    hosts: Sequence[str], local: NodeName, *, wanted: Callable[[NodeName], bool]
+) -> Named:
+    """Ask the port mapper at each host for the nodes there, all at once.
+
+    Each has `ASK_DEADLINE` seconds, and all end a little before the caller's own deadline: what is
+    known by then is kept, the others count as failed. A host that is a name is resolved as it is
+    when it is dialled: by the system.
+
+    Raises:
+      ConfigurationError: ``ERL_EPMD_PORT`` is no port.
+    """
+    asking = _Asking(mapper_port())
+    with trio.move_on_after(time_to_answer()):
+        await asking.ask(hosts)
+    names: list[str] = []
+    errors: list[DiscoveryError] = []
+    for host in hosts:
+        listed = asking.listed.get(host, ())
+        others = [f"{basename}@{host}" for basename in listed[:MAX_AT_ONE_HOST]]
+        names += choose([name for name in others if name != local], wanted)
+        if len(listed) > MAX_AT_ONE_HOST:
+            errors.append(DiscoveryError(f"more than {MAX_AT_ONE_HOST} nodes at {shorten(host)}"))
+        elif host not in asking.listed:
+            late = DiscoveryError(f"the port mapper at {shorten(host)} gave no answer in time")
+            errors.append(asking.failed.get(host, late))
+    if len(names) > MAX_NAMES:
+        errors.append(DiscoveryError(f"more than {MAX_NAMES} nodes, the others are left out"))
+    return Named(names=names[:MAX_NAMES], errors=errors, answered=bool(asking.listed) or not hosts)
+
+
+class _Asking:
+    """One round of questions; its answers are those that came before it was cancelled."""
+
+    def __init__(self, port: int) -> None:
+        self.listed: dict[str, Sequence[str]] = {}
+        self.failed: dict[str, DiscoveryError] = {}
+        self._port = port
+        self._at_once = trio.CapacityLimiter(MAX_ASKED_AT_ONCE)
+
+    async def ask(self, hosts: Iterable[str]) -> None:
+        async with trio.open_nursery() as nursery:
+            for host in hosts:
+                nursery.start_soon(self._ask, host)
+
+    async def _ask(self, host: str) -> None:
+        async with self._at_once:
+            try:
+                with trio.move_on_after(ASK_DEADLINE):
+                    answer = await ask_names(host, self._port)
+                    # One more than is used, to tell; what is listed beyond is not kept in memory.
+                    self.listed[host] = list(answer.names)[: MAX_AT_ONE_HOST + 1]
+            except (PeerUnreachable, RemoteProtocolError) as error:
+                self.failed[host] = DiscoveryError(str(error))
+                self.failed[host].__cause__ = error
+
+
+def settle(
+    names: Iterable[str], errors: Sequence[DiscoveryError], *, answered: bool = True
+) -> frozenset[str]:
+    """Give a complete answer, or raise what makes it partial or (not ``answered``) failed.
+
+    Raises:
+      DiscoveryError: there are errors; it spells out a few and counts the others.
+    """
+    found = frozenset(names)
+    if not errors:
+        return found
+    reason = "; ".join(error.reason for error in errors[:_TOLD])
+    if len(errors) > _TOLD:
+        reason += f"; and {len(errors) - _TOLD} more"
+    raise DiscoveryError(reason, partial=found if answered else None) from because_of(errors)
+
+
+def _checked_basenames(basename: Basename) -> tuple[str, ...] | None:
+    if basename is None or basename is ASK:
+        return None
+    given = (basename,) if isinstance(basename, str) else tuple(basename)
+    if not given:
+        raise ConfigurationError("basename is empty; None is the local node's own")
+    for each in given:
+        try:
+            NodeName(f"{each}@{_LONGEST_ADDRESS}")
+        except ValueError as error:
+            raise ConfigurationError(f"{shorten(each)} is not a base name: {error}") from error
+    return given
