@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
@@ -25,7 +25,7 @@ ASK_DEADLINE = 2.0
 """Seconds that the port mapper at one host has to list its nodes."""
 MAX_ASKED_AT_ONCE = 64
 MAX_AT_ONE_HOST = 1000
-"""How many nodes that one port mapper lists are named; a longer list counts as partial."""
+"""How many of the nodes at one host are named; where there are more, the answer is partial."""
 
 _TOLD = 3  # how many failures a reason spells out
 _LONGEST_ADDRESS = ":".join(["ffff"] * 8)
@@ -108,17 +108,14 @@ async def names_at(
     names: list[str] = []
     errors: list[DiscoveryError] = []
     for host in hosts:
-        listed = asking.listed.get(host, ())
-        others = [f"{basename}@{host}" for basename in listed[:MAX_AT_ONE_HOST]]
+        others = [f"{basename}@{host}" for basename in asking.listed.get(host, ())]
         names += choose([name for name in others if name != local], wanted)
-        if len(listed) > MAX_AT_ONE_HOST:
-            errors.append(DiscoveryError(f"more than {MAX_AT_ONE_HOST} nodes at {shorten(host)}"))
+        if host in asking.failed:
+            errors.append(asking.failed[host])
         elif host not in asking.listed:
-            late = DiscoveryError(f"the port mapper at {shorten(host)} gave no answer in time")
-            errors.append(asking.failed.get(host, late))
-    if len(names) > MAX_NAMES:
-        errors.append(DiscoveryError(f"more than {MAX_NAMES} nodes, the others are left out"))
-    return Named(names=names[:MAX_NAMES], errors=errors, answered=bool(asking.listed) or not hosts)
+            text = f"the port mapper at {shorten(host)} gave no answer in time"
+            errors.append(DiscoveryError(text))
+    return Named(names=names, errors=errors, answered=bool(asking.listed) or not hosts)
 
 
 class _Asking:
@@ -128,6 +125,7 @@ class _Asking:
         self.listed: dict[str, Sequence[str]] = {}
         self.failed: dict[str, DiscoveryError] = {}
         self._port = port
+        self._room = MAX_NAMES
         self._at_once = trio.CapacityLimiter(MAX_ASKED_AT_ONCE)
 
     async def ask(self, hosts: Iterable[str]) -> None:
@@ -139,12 +137,20 @@ class _Asking:
         async with self._at_once:
             try:
                 with trio.move_on_after(ASK_DEADLINE):
-                    answer = await ask_names(host, self._port)
-                    # One more than is used, to tell; what is listed beyond is not kept in memory.
-                    self.listed[host] = list(answer.names)[: MAX_AT_ONE_HOST + 1]
+                    self._keep(host, (await ask_names(host, self._port)).names)
             except (PeerUnreachable, RemoteProtocolError) as error:
                 self.failed[host] = DiscoveryError(str(error))
                 self.failed[host].__cause__ = error
+
+    def _keep(self, host: str, names: Collection[str]) -> None:
+        """Remember what is listed at a host, so much of it as there is room for."""
+        used = list(names)[: min(MAX_AT_ONE_HOST, self._room)]
+        self._room -= len(used)
+        self.listed[host] = used
+        if len(names) > len(used):
+            self.failed[host] = DiscoveryError(
+                f"{len(names)} nodes at {shorten(host)}, {len(names) - len(used)} are left out"
+            )
 
 
 def settle(
