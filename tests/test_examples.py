@@ -20,7 +20,7 @@ import trio
 
 from barnacle_trio import PeerChange, PeerDown, PeerUnreachable, open_node
 from barnacle_trio.epmd import names, serve_epmd
-from barnacle_trio.strategies import _dns
+from barnacle_trio.strategies import _queries
 from tests.beam import open_beam, unique
 from tests.conftest import free_port
 from tests.dns_server import open_dns_server, resolver_for
@@ -264,7 +264,7 @@ async def test_dns_by_a_name_of_ones_own(
             await trio.lowlevel.checkpoint()
             return resolver
 
-        monkeypatch.setattr(_dns, "system_resolver", system_resolver)
+        monkeypatch.setattr(_queries, "system_resolver", system_resolver)
         with trio.fail_after(DEADLINE):
             await load("strategy_dns.py").main("my-app.test", "friend")
     assert capsys.readouterr().out == "up: friend@127.0.0.1\n"

@@ -30,7 +30,7 @@ from trio.testing import MockClock
 import barnacle_trio
 from barnacle_trio import Atom, Barnacle, Node, open_node
 from barnacle_trio.epmd import serve_epmd
-from barnacle_trio.strategies import _dns
+from barnacle_trio.strategies import _queries
 from tests.beam import Beam, open_beam
 from tests.conftest import free_port
 from tests.dns_server import open_dns_server, resolver_for
@@ -175,7 +175,7 @@ def every_resolver_asks(port: int) -> Iterator[None]:
         return resolver_for(port)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_dns, "system_resolver", system_resolver)
+        patch.setattr(_queries, "system_resolver", system_resolver)
         yield
 
 

@@ -305,8 +305,8 @@ def test_its_repr_is_its_call() -> None:
 async def test_more_addresses_than_the_bound_are_a_partial_answer(
     server: DnsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("barnacle_trio.strategies._dns.MAX_ADDRESSES", 2)
+    monkeypatch.setattr("barnacle_trio.strategies._by_dns.MAX_HOSTS", 2)
     await server.set_records("app.test", "10.0.0.1", "10.0.0.2", "10.0.0.3")
-    with pytest.raises(DiscoveryError, match="more than 2 addresses") as caught:
+    with pytest.raises(DiscoveryError, match="more than 2 hosts") as caught:
         await dns("app.test", resolver=resolver_for(server.port))(LOCAL)
     assert set(caught.value.partial or ()) == nodes("10.0.0.1", "10.0.0.2")

@@ -76,13 +76,14 @@ class Naming:
     def __init__(
         self, basename: Basename = None, match: Match | Iterable[Match] | None = None
     ) -> None:
-        self._asks = basename is ASK
+        self.steps = 2 if basename is ASK else 1
+        """Whether hosts are asked, too, after they were found; `time_to_answer` shares by it."""
         self._basenames = _checked_basenames(basename)
         self._wanted = checked_match(kept(match))
 
     async def names_at(self, hosts: Sequence[str], local: NodeName) -> Named:
         """Each base name at each host, or what the port mappers there list; by choice of match."""
-        if self._asks:
+        if self.steps == 2:
             return await names_at(hosts, local, wanted=self._wanted)
         await trio.lowlevel.checkpoint()
         basenames = self._basenames or (local.basename,)
