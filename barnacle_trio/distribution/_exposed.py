@@ -24,7 +24,7 @@ from barnacle_trio._errors import (
 from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import NodeName, shorten
 from barnacle_trio.distribution import _control as control
-from barnacle_trio.distribution._mailbox import NORMAL, Mailbox
+from barnacle_trio.distribution._inbox import NORMAL, Inbox
 from barnacle_trio.distribution._messaging import SHUTDOWN, exit_reason
 from barnacle_trio.distribution._outcome import (
     ERROR,
@@ -38,7 +38,7 @@ from barnacle_trio.distribution._outcome import (
     undefined,
 )
 from barnacle_trio.distribution._processes import Processes
-from barnacle_trio.etf import Atom, decode, encode
+from barnacle_trio.etf import Atom, Pid, decode, encode
 
 logger = logging.getLogger("barnacle_trio.rpc")
 
@@ -127,12 +127,13 @@ def _is_plain(function: Any) -> bool:
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-class Call(Mailbox):
+class Call(Inbox):
     """A process that runs an exposed function. It receives nothing, and an exit cancels it."""
 
-    def __init__(self, processes: Processes, peer: NodeName, wanted: Wanted, entry: _Entry) -> None:
-        pid = processes.identifiers.make_pid()
-        super().__init__(processes, pid, name=None, trap_exits=False, max_length=0)
+    receives = False
+
+    def __init__(self, pid: Pid, peer: NodeName, wanted: Wanted, entry: _Entry) -> None:
+        super().__init__(pid, max_length=0)
         self.peer = peer
         self.wanted = wanted
         self.entry = entry
@@ -219,7 +220,7 @@ class Exposed:
         if len(calls) >= MAX_CALLS:
             self._log.warning("[%s] has %d calls under way: more are refused", peer, MAX_CALLS)
             raise Refused(SYSTEM_LIMIT)
-        call = Call(self._processes, peer, wanted, entry)
+        call = Call(self._processes.identifiers.make_pid(), peer, wanted, entry)
         self._processes.add(call)
         calls.add(call)
         return call

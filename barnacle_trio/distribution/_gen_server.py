@@ -13,7 +13,7 @@ from barnacle_trio._errors import ConfigurationError, ProcessExit
 from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import shorten
 from barnacle_trio._supervisor import Intensity, RestartPolicy, is_count
-from barnacle_trio.distribution._mailbox import NORMAL, Mailbox
+from barnacle_trio.distribution._inbox import NORMAL, Inbox
 from barnacle_trio.distribution._messaging import Messaging, exit_reason
 from barnacle_trio.etf import Atom, Pid
 
@@ -75,13 +75,13 @@ class GenServer:
             life = _Life(self)
             since = trio.current_time()
             try:
-                async with self.messaging.open_mailbox(
+                async with self.messaging.open_inbox(
                     self.name, max_length=self.max_length
-                ) as mailbox:
+                ) as inbox:
                     if not self._started:
-                        task_status.started(mailbox.pid)
+                        task_status.started(inbox.pid)
                         self._started = True
-                    await life.run(mailbox)
+                    await life.run(inbox)
             except Exception as error:
                 if not self._started:
                     raise
@@ -145,10 +145,10 @@ class _Life:
         self._scope = trio.CancelScope()
         self._crash: Exception | None = None
 
-    async def run(self, mailbox: Mailbox) -> NoReturn:
+    async def run(self, inbox: Inbox) -> NoReturn:
         """Take messages until somebody or something ends it, and raise what did."""
-        self._mailbox = mailbox
-        mailbox.on_exit = lambda: self._scope.cancel("the process was made to exit")
+        self._inbox = inbox
+        inbox.on_exit = lambda: self._scope.cancel("the process was made to exit")
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -156,7 +156,7 @@ class _Life:
         except Exception as error:  # a handler's own nursery failed while it was cancelled
             self._end(error)
         finally:
-            mailbox.on_exit = None
+            inbox.on_exit = None
         if self._crash is not None:
             crash, self._crash = self._crash, None
             try:
@@ -164,7 +164,7 @@ class _Life:
             finally:
                 del crash  # its traceback holds this frame
         self.ended_by_others = True
-        raise ProcessExit(mailbox.exit_reason)
+        raise ProcessExit(inbox.exit_reason)
 
     async def _guard(self, work: _Take, *args: Any) -> None:  # noqa: ASYNC910 - the work has some
         """Do a part of the work; the first fault of all ends the process."""
@@ -174,7 +174,7 @@ class _Life:
             self._end(error)
 
     def _end(self, error: Exception) -> None:
-        if self._crash is None and not self._mailbox.ended:
+        if self._crash is None and not self._inbox.ended:
             self._crash = error
             self._scope.cancel("the process crashed")
         elif not isinstance(error, ProcessExit):
@@ -183,7 +183,7 @@ class _Life:
     async def _take_messages(self, nursery: trio.Nursery) -> None:
         while True:
             # `tuple` is named, for these patterns would take lists as well.
-            match await self._mailbox.receive():
+            match await self._inbox.receive():
                 case tuple((Atom("$gen_call"), tuple((Pid() as caller, tag)), request)):
                     await self._calls.acquire()
                     if self._server.max_concurrent == 1:
@@ -212,7 +212,7 @@ class _Life:
             self._calls.release()
 
     async def _reply(self, caller: Pid, tag: Any, reply: Any) -> None:
-        await self._server.messaging.reply(self._mailbox.pid, caller, tag, reply)
+        await self._server.messaging.reply(self._inbox.pid, caller, tag, reply)
 
     async def _be_managed(self, caller: Pid, tag: Any, request: Any) -> None:
         """Answer OTP's "sys" module, by which a shell looks into a process, or stops it."""
@@ -220,14 +220,14 @@ class _Life:
             case Atom("get_state"):  # OTP 25 knows no `{ok, _}` here, and shows it as it is
                 await self._reply(caller, tag, (_OK, self._state()))
             case Atom("get_status"):
-                pid = self._mailbox.pid
+                pid = self._inbox.pid
                 misc = [(Atom("data"), [("State", self._state())])]
                 status = [[], _RUNNING, pid, [], misc]
                 module = (Atom("module"), Atom("barnacle_trio"))
                 await self._reply(caller, tag, (Atom("status"), pid, module, status))
             case tuple((Atom("terminate"), reason)):
                 await self._reply(caller, tag, _OK)
-                self._mailbox.exit(reason)
+                self._inbox.exit(reason)
             case _:
                 unknown = (Atom("unknown_system_msg"), request)
                 await self._reply(caller, tag, (_ERROR, unknown))
@@ -238,7 +238,7 @@ class _Life:
             Atom("handler"): type(server.handler).__qualname__,
             Atom("handled"): self.handled,
             Atom("calls"): server.max_concurrent - self._calls.value,
-            Atom("waiting"): len(self._mailbox),
+            Atom("waiting"): len(self._inbox),
         }
 
 

@@ -13,7 +13,8 @@ from barnacle_trio._supervisor import RestartPolicy
 from barnacle_trio._values import AsyncValue
 from barnacle_trio.distribution._exposed import Exposed, Functions
 from barnacle_trio.distribution._gen_server import GenServer, Handler
-from barnacle_trio.distribution._mailbox import MAX_MAILBOX, Mailbox
+from barnacle_trio.distribution._inbox import MAX_MAILBOX
+from barnacle_trio.distribution._mailbox import Mailbox
 from barnacle_trio.distribution._messaging import Messaging
 from barnacle_trio.distribution._processes import Processes
 from barnacle_trio.distribution._routes import Dest
