@@ -64,11 +64,24 @@ from barnacle_trio.etf import (
     Port,
     Reference,
 )
-from barnacle_trio.strategies import dns, epmd, fallback, local_epmd, merge, only
+from barnacle_trio.strategies import (
+    ASK,
+    dns,
+    dns_srv,
+    epmd,
+    fallback,
+    fly,
+    kubernetes_dns,
+    kubernetes_dns_srv,
+    local_epmd,
+    merge,
+    only,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASK",
     "AsyncValue",
     "Atom",
     "Barnacle",
@@ -128,8 +141,12 @@ __all__ = [
     "barnacle_child",
     "custom_transport",
     "dns",
+    "dns_srv",
     "epmd",
     "fallback",
+    "fly",
+    "kubernetes_dns",
+    "kubernetes_dns_srv",
     "local_epmd",
     "merge",
     "only",

@@ -21,15 +21,15 @@ HOUSE = Path(barnacle_trio.__file__).parent
 
 NAMES = {
     "barnacle_trio": """
-        AsyncValue Atom Barnacle BarnacleCrashed BarnacleError BarnaclePaused BitString ChildSpec
-        ConfigurationError ConnectError CookieRejected DisconnectError DiscoveryError Down
+        ASK AsyncValue Atom Barnacle BarnacleCrashed BarnacleError BarnaclePaused BitString
+        ChildSpec ConfigurationError ConnectError CookieRejected DisconnectError DiscoveryError Down
         DownReason Draining Event Exit Export FixedPort Fun HandshakeRefused ImproperList Mailbox
         Match Missed NameTakenError Node NodeCrashed NodeDown NodeName NodeOptions NodeUp Paused
         PeerChange PeerDown PeerStatus PeerUnreachable PeerUp Pid Port ProcessDown ProcessExit
         Reference RefreshFailed RefreshResult Refreshed RemoteError RemoteProtocolError
         RestartPolicy Restarted Resumed ShutDown Status Strategy Transport barnacle_child
-        custom_transport dns epmd fallback local_epmd merge only open_barnacle open_node run_once
-        serve_barnacle supervise
+        custom_transport dns dns_srv epmd fallback fly kubernetes_dns kubernetes_dns_srv local_epmd
+        merge only open_barnacle open_node run_once serve_barnacle supervise
     """,
     "barnacle_trio.distribution": "Down Exit Mailbox Node NodeOptions open_node",
     "barnacle_trio.epmd": """
@@ -39,7 +39,9 @@ NAMES = {
         Atom BitString DecodeError EncodeError Export Fun ImproperList Limits Map Pid Port Reference
         decode decode_prefix encode
     """,
-    "barnacle_trio.strategies": "dns epmd fallback local_epmd merge only",
+    "barnacle_trio.strategies": """
+        ASK dns dns_srv epmd fallback fly kubernetes_dns kubernetes_dns_srv local_epmd merge only
+    """,
     "barnacle_trio.testing": """
         EventRecorder FakePeer FakeTransport HANG MemoryNetwork ScriptedStrategy check_strategy
         check_transport open_memory_nodes
