@@ -150,7 +150,7 @@ class DnsServer:
                 assert self._process.poll() is None, self._log.read_text()
                 try:
                     found = await self._ask(name, "A") | await self._ask(name, "AAAA")
-                except (OSError, EOFError):
+                except (OSError, EOFError, trio.BrokenResourceError):
                     pass
                 else:
                     if settled(found):

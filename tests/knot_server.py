@@ -121,7 +121,7 @@ class KnotServer:
     async def _serves(self, zone: str) -> bool:
         try:
             response = await self._send(dns.message.make_query(f"{zone}.", "SOA"))
-        except (OSError, EOFError):
+        except (OSError, EOFError, trio.BrokenResourceError):
             return False
         return bool(response.answer)
 
