@@ -52,7 +52,15 @@ from barnacle_trio._strategy import Strategy
 from barnacle_trio._supervisor import ChildSpec, RestartPolicy, supervise
 from barnacle_trio._transport import PeerChange, PeerDown, PeerUp, Transport
 from barnacle_trio._values import AsyncValue
-from barnacle_trio.distribution import Down, Exit, Mailbox, Node, NodeOptions, open_node
+from barnacle_trio.distribution import (
+    Down,
+    Exit,
+    Mailbox,
+    Node,
+    NodeOptions,
+    Process,
+    open_node,
+)
 from barnacle_trio.epmd import FixedPort
 from barnacle_trio.etf import (
     Atom,
@@ -123,6 +131,7 @@ __all__ = [
     "PeerUp",
     "Pid",
     "Port",
+    "Process",
     "ProcessDown",
     "ProcessExit",
     "Reference",

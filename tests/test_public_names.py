@@ -25,13 +25,13 @@ NAMES = {
         ChildSpec ConfigurationError ConnectError CookieRejected DisconnectError DiscoveryError Down
         DownReason Draining Event Exit Export FixedPort Fun HandshakeRefused ImproperList Mailbox
         Match Missed NameTakenError Node NodeCrashed NodeDown NodeName NodeOptions NodeUp Paused
-        PeerChange PeerDown PeerStatus PeerUnreachable PeerUp Pid Port ProcessDown ProcessExit
-        Reference RefreshFailed RefreshResult Refreshed RemoteError RemoteProtocolError
+        PeerChange PeerDown PeerStatus PeerUnreachable PeerUp Pid Port Process ProcessDown
+        ProcessExit Reference RefreshFailed RefreshResult Refreshed RemoteError RemoteProtocolError
         RestartPolicy Restarted Resumed ShutDown Status Strategy Transport barnacle_child
         custom_transport dns dns_srv epmd fallback fly kubernetes_dns kubernetes_dns_srv local_epmd
         merge only open_barnacle open_node run_once serve_barnacle supervise
     """,
-    "barnacle_trio.distribution": "Down Exit Mailbox Node NodeOptions open_node",
+    "barnacle_trio.distribution": "Down Exit Mailbox Node NodeOptions Process open_node",
     "barnacle_trio.epmd": """
         Epmd FixedPort PortEntry PortMapper Registration lookup names open_registration serve_epmd
     """,

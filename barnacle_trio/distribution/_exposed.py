@@ -24,6 +24,7 @@ from barnacle_trio._errors import (
 from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import NodeName, shorten
 from barnacle_trio.distribution import _control as control
+from barnacle_trio.distribution._async_functions import why_not_async
 from barnacle_trio.distribution._inbox import NORMAL, Inbox
 from barnacle_trio.distribution._messaging import SHUTDOWN, exit_reason
 from barnacle_trio.distribution._outcome import (
@@ -87,12 +88,9 @@ class _Entry:
 
     def __init__(self, function: Function) -> None:
         shown = shorten(repr(function))
-        if not callable(function):
-            raise ConfigurationError(f"what is exposed is an async function, not {shown}")
-        if inspect.isasyncgenfunction(function):
-            raise ConfigurationError(f"{shown} is an async generator, and cannot be awaited")
-        if inspect.isfunction(function) and _is_plain(function):
-            raise ConfigurationError(f"{shown} is no async function, and would hold up the node")
+        fault = why_not_async(function)
+        if fault is not None:
+            raise ConfigurationError(f"what is exposed is an async function; {shown} {fault}")
         self.run = function
         try:
             parameters = inspect.signature(function).parameters.values()
@@ -113,15 +111,6 @@ class _Entry:
 
     def takes(self, arity: int) -> bool:
         return self._least <= arity and (self._most is None or arity <= self._most)
-
-
-def _is_plain(function: Any) -> bool:
-    """Whether a function was written with ``def``, and wraps none that was not."""
-    return not (
-        inspect.iscoroutinefunction(function)
-        or function.__name__ == "<lambda>"
-        or hasattr(function, "__wrapped__")
-    )
 
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -15,7 +15,7 @@ from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._gen import ALIAS, GEN_CALL, GEN_CAST, reply_to
 from barnacle_trio.distribution._inbox import MAX_MAILBOX, NORMAL, Inbox
 from barnacle_trio.distribution._links import NOCONNECTION
-from barnacle_trio.distribution._mailbox import Mailbox
+from barnacle_trio.distribution._mailbox import Mailbox, Process
 from barnacle_trio.distribution._outbound import Outbound
 from barnacle_trio.distribution._processes import Processes
 from barnacle_trio.distribution._routes import Dest, Route, Routes, locate
@@ -75,6 +75,10 @@ class Messaging:
             raise
         finally:
             self._processes.close(inbox, reason)
+
+    def process(self, inbox: Inbox) -> Process:
+        """A process as who acts in its name holds it."""
+        return Process(self._processes, inbox)
 
     async def send(self, dest: Dest, term: Any) -> None:
         """See `Node.send`."""
