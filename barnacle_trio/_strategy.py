@@ -53,6 +53,13 @@ def asked_once() -> None:
     """
 
 
+def asked_by_nobody() -> None:
+    """What ``serve`` is given as ``changed`` where no node bears the local name: a mere question.
+
+    A strategy must not tell others of that name then. They would dial it.
+    """
+
+
 @runtime_checkable
 class LeavingStrategy(Protocol):
     """A strategy that can say goodbye to the others."""
