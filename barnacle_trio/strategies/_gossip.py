@@ -8,7 +8,7 @@ import trio
 
 from barnacle_trio._errors import ConfigurationError
 from barnacle_trio._names import Match, NodeName, shorten
-from barnacle_trio._strategy import ServedStrategy, asked_once
+from barnacle_trio._strategy import ServedStrategy, asked_by_nobody, asked_once
 from barnacle_trio.strategies._gossip_group import DEFAULT_GROUP, checked_group, is_here
 from barnacle_trio.strategies._gossip_members import Admission, Members, Rules
 from barnacle_trio.strategies._gossip_packets import WireName, wire_maker
@@ -123,6 +123,9 @@ class _Gossip:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Say the local name and hear the others until cancelled; a bad network never ends it."""
+        if changed is asked_by_nobody:
+            task_status.started()  # each answer listens for itself
+            await trio.sleep_forever()
         service = Service(self._setting, local, changed, asked_once=changed is asked_once)
         first = True
 

@@ -209,7 +209,9 @@ class Service:
     async def _beat(self, sock: socket) -> str:
         """Send heartbeats for as long as something is heard; why not, then."""
         unheard = 0
-        while not self._left:
+        while True:
+            if self._left:
+                await trio.sleep_forever()
             signs = self._signs
             problem = self._send(sock, "heartbeat")
             with trio.move_on_after(ECHO_WITHIN):
@@ -224,7 +226,6 @@ class Service:
                 continue
             unheard = 0
             await self._rest()
-        await trio.sleep_forever()
 
     async def _rest(self) -> None:
         least, most = self._setting.interval
@@ -280,7 +281,6 @@ async def listen_once(setting: Setting, local: NodeName) -> frozenset[NodeName]:
     Raises:
       DiscoveryError: nothing can be heard, or (a partial answer) the time did not suffice.
     """
-    await trio.lowlevel.checkpoint()
     ears = Ears(setting, local)
     try:
         with closing(setting.group.open()) as sock:
@@ -290,6 +290,7 @@ async def listen_once(setting: Setting, local: NodeName) -> frozenset[NodeName]:
             ears.members.alive(trio.current_time())
     except OSError as error:
         raise DiscoveryError(f"no gossip with {setting.group}: {_text(error)}") from error
+    await trio.lowlevel.checkpoint()
     return whole(ears.members, setting)
 
 
