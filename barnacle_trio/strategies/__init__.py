@@ -9,6 +9,7 @@ from barnacle_trio.strategies._dns import dns
 from barnacle_trio.strategies._dns_srv import dns_srv
 from barnacle_trio.strategies._fallback import fallback
 from barnacle_trio.strategies._fly import fly
+from barnacle_trio.strategies._gossip import gossip
 from barnacle_trio.strategies._known import epmd
 from barnacle_trio.strategies._kubernetes_dns import kubernetes_dns, kubernetes_dns_srv
 from barnacle_trio.strategies._local_epmd import local_epmd
@@ -22,6 +23,7 @@ __all__ = [
     "epmd",
     "fallback",
     "fly",
+    "gossip",
     "kubernetes_dns",
     "kubernetes_dns_srv",
     "local_epmd",
