@@ -77,6 +77,7 @@ from barnacle_trio.strategies import (
     dns,
     dns_srv,
     epmd,
+    erlang_hosts,
     fallback,
     fly,
     gossip,
@@ -85,6 +86,8 @@ from barnacle_trio.strategies import (
     local_epmd,
     merge,
     only,
+    remember,
+    rename,
 )
 
 __version__ = "0.1.0"
@@ -153,6 +156,7 @@ __all__ = [
     "dns",
     "dns_srv",
     "epmd",
+    "erlang_hosts",
     "fallback",
     "fly",
     "gossip",
@@ -163,6 +167,8 @@ __all__ = [
     "only",
     "open_barnacle",
     "open_node",
+    "remember",
+    "rename",
     "run_once",
     "serve_barnacle",
     "supervise",

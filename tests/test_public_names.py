@@ -28,8 +28,9 @@ NAMES = {
         PeerChange PeerDown PeerStatus PeerUnreachable PeerUp Pid Port Process ProcessDown
         ProcessExit Reference RefreshFailed RefreshResult Refreshed RemoteError RemoteProtocolError
         RestartPolicy Restarted Resumed ShutDown Status Strategy Transport barnacle_child
-        custom_transport dns dns_srv epmd fallback fly gossip kubernetes_dns
-        kubernetes_dns_srv local_epmd merge only open_barnacle open_node run_once serve_barnacle supervise
+        custom_transport dns dns_srv epmd erlang_hosts fallback fly gossip kubernetes_dns
+        kubernetes_dns_srv local_epmd merge only open_barnacle open_node remember rename run_once
+        serve_barnacle supervise
     """,
     "barnacle_trio.distribution": "Down Exit Mailbox Node NodeOptions Process open_node",
     "barnacle_trio.epmd": """
@@ -40,8 +41,8 @@ NAMES = {
         decode decode_prefix encode
     """,
     "barnacle_trio.strategies": """
-        ASK dns dns_srv epmd fallback fly gossip kubernetes_dns kubernetes_dns_srv local_epmd
-        merge only
+        ASK dns dns_srv epmd erlang_hosts fallback fly gossip kubernetes_dns kubernetes_dns_srv
+        local_epmd merge only remember rename
     """,
     "barnacle_trio.testing": """
         EventRecorder FakePeer FakeTransport HANG MemoryNetwork ScriptedStrategy check_strategy

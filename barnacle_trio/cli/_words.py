@@ -11,6 +11,7 @@ from barnacle_trio import (
     Strategy,
     dns,
     epmd,
+    erlang_hosts,
     fallback,
     local_epmd,
     merge,
@@ -111,6 +112,12 @@ def _epmd(argument: str | None) -> Strategy:
     return epmd(_items(argument, KINDS["epmd"].form))
 
 
+def _erlang_hosts(argument: str | None) -> Strategy:
+    if argument == "":
+        raise ConfigurationError(f"something is missing: write {KINDS['erlang-hosts'].form}")
+    return erlang_hosts(argument)
+
+
 def _dns(argument: str | None) -> Strategy:
     queries: dict[str | None, list[str]] = {}
     for item in _items(argument, KINDS["dns"].form):
@@ -137,6 +144,11 @@ KINDS: dict[str, Kind] = {
         form="epmd:NODE,...",
         meaning="a known list of nodes; one's own name may be in it",
         build=_epmd,
+    ),
+    "erlang-hosts": Kind(
+        form="erlang-hosts[:FILE]",
+        meaning="what the port mappers of the hosts in .hosts.erlang list, found as Erlang does",
+        build=_erlang_hosts,
     ),
     "dns": Kind(
         form="dns:[BASENAME@]QUERY,...",

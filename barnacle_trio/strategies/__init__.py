@@ -7,6 +7,7 @@ your own stands beside these on equal terms.
 from barnacle_trio.strategies._ask import ASK
 from barnacle_trio.strategies._dns import dns
 from barnacle_trio.strategies._dns_srv import dns_srv
+from barnacle_trio.strategies._erlang_hosts import erlang_hosts
 from barnacle_trio.strategies._fallback import fallback
 from barnacle_trio.strategies._fly import fly
 from barnacle_trio.strategies._gossip import gossip
@@ -15,12 +16,15 @@ from barnacle_trio.strategies._kubernetes_dns import kubernetes_dns, kubernetes_
 from barnacle_trio.strategies._local_epmd import local_epmd
 from barnacle_trio.strategies._merge import merge
 from barnacle_trio.strategies._only import only
+from barnacle_trio.strategies._remember import remember
+from barnacle_trio.strategies._rename import rename
 
 __all__ = [
     "ASK",
     "dns",
     "dns_srv",
     "epmd",
+    "erlang_hosts",
     "fallback",
     "fly",
     "gossip",
@@ -29,4 +33,6 @@ __all__ = [
     "local_epmd",
     "merge",
     "only",
+    "remember",
+    "rename",
 ]
