@@ -11,7 +11,7 @@ import trio
 
 from barnacle_trio._errors import ConfigurationError, DiscoveryError
 from barnacle_trio._names import Match, NodeName, shorten
-from barnacle_trio._strategy import Strategy, asked_once
+from barnacle_trio._strategy import Strategy, asked_by_nobody, asked_once
 from barnacle_trio.strategies._parts import checked_match, kept
 from barnacle_trio.strategies._postgres_members import JITTER, Members, Pace
 
@@ -131,6 +131,11 @@ class _Postgres:
         """Listen, and tell of the local node, until cancelled."""
         from barnacle_trio.strategies._postgres_service import Channels, Service
 
+        pace = Pace(self._interval, rng=random.random)
+        if changed is asked_by_nobody:
+            pace.stop()  # who hears a name dials it
+        # Who is asked again tells of each name as it comes.
+        asked_again = changed not in (asked_once, asked_by_nobody)
         service = Service(
             repr(self),
             self._dsn,
@@ -144,11 +149,10 @@ class _Postgres:
                 expire_after=self._expire_after,
                 at_most=self._max_nodes,
             ),
-            Pace(self._interval, rng=random.random),
+            pace,
             local=local,
             changed=changed,
-            # Who is asked again tells of each name as it comes.
-            settled_after=self._interval * (1 + JITTER) if changed is asked_once else 0,
+            settled_after=0 if asked_again else self._interval * (1 + JITTER),
         )
         self._services.append(service)
         try:

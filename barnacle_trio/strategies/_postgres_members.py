@@ -123,13 +123,14 @@ class Pace:
         self._interval = interval
         self._rng = rng
         self._told_at = -inf
-        self._stopped = False
+        self.stopped = False
+        """Whether nothing is told any more."""
         self.due = -inf
         """When to tell next."""
 
     def start(self) -> None:
         """Tell at once, to whoever has just become able to hear."""
-        if not self._stopped:
+        if not self.stopped:
             self.due = -inf
 
     def told(self, now: float) -> None:
@@ -141,10 +142,10 @@ class Pace:
         """Somebody is new, and one of ``known``: tell soon, the later the more there are."""
         within = min(self._interval, ANSWER_WITHIN + ANSWER_WITHIN_PER_NODE * known)
         soon = max(now + within * self._rng(), self._told_at + LEAST_GAP)
-        if not self._stopped:
+        if not self.stopped:
             self.due = min(self.due, soon)
 
     def stop(self) -> None:
         """Tell no more, whatever comes."""
-        self._stopped = True
+        self.stopped = True
         self.due = inf

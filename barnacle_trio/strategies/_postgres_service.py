@@ -110,6 +110,9 @@ class Service:
 
     async def leave(self) -> None:
         """Say goodbye, if there is somebody to say it to, and tell no more of the local node."""
+        if self._pace.stopped:
+            await trio.lowlevel.checkpoint()
+            return
         self._leaving.set()
         self._nap.cancel("a goodbye is to be said")
         with trio.move_on_after(GOODBYE_WITHIN if self._up else 0):
@@ -184,6 +187,8 @@ class Service:
         await trio.lowlevel.checkpoint()
         self._pace.start()
         settled_at = echo_due = math.inf
+        if self._pace.stopped:  # there will be no echo to go by
+            settled_at = self._came_up()
         while True:
             if self._leaving.is_set() and not self._left.is_set():
                 self._pace.stop()
@@ -196,8 +201,7 @@ class Service:
             if self._take(connection.receive_nowait()):
                 echo_due = math.inf
                 if not self._up:
-                    self._came_up()
-                    settled_at = trio.current_time() + self._settled_after
+                    settled_at = self._came_up()
             if trio.current_time() >= settled_at:
                 self._settled.set()
                 settled_at = math.inf
@@ -211,13 +215,15 @@ class Service:
             with trio.CancelScope(deadline=due) as self._nap:
                 await connection.wait()
 
-    def _came_up(self) -> None:
+    def _came_up(self) -> float:
+        """Begin to answer again; returns when to begin to, if this is the first time."""
         logger.debug("%s: listening", self._name)
         self._up = True
         self._error = None
         self._members.resume(trio.current_time())
         if self._settled.is_set():
             self._changed()
+        return trio.current_time() + self._settled_after
 
     def _take(self, notifications: Iterable[Notification]) -> bool:
         """Take what was said; whether one's own heartbeat was among it.
