@@ -86,6 +86,7 @@ from barnacle_trio.strategies import (
     local_epmd,
     merge,
     only,
+    postgres,
     remember,
     rename,
 )
@@ -167,6 +168,7 @@ __all__ = [
     "only",
     "open_barnacle",
     "open_node",
+    "postgres",
     "remember",
     "rename",
     "run_once",

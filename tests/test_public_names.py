@@ -22,14 +22,15 @@ HOUSE = Path(barnacle_trio.__file__).parent
 NAMES = {
     "barnacle_trio": """
         ASK AsyncValue Atom Barnacle BarnacleCrashed BarnacleError BarnaclePaused BitString
-        ChildSpec ConfigurationError ConnectError CookieRejected DisconnectError DiscoveryError Down
-        DownReason Draining Event Exit Export FixedPort Fun HandshakeRefused ImproperList Mailbox
-        Match Missed NameTakenError Node NodeCrashed NodeDown NodeName NodeOptions NodeUp Paused
-        PeerChange PeerDown PeerStatus PeerUnreachable PeerUp Pid Port Process ProcessDown
-        ProcessExit Reference RefreshFailed RefreshResult Refreshed RemoteError RemoteProtocolError
-        RestartPolicy Restarted Resumed ShutDown Status Strategy Transport barnacle_child
-        custom_transport dns dns_srv epmd erlang_hosts fallback fly gossip kubernetes_dns
-        kubernetes_dns_srv local_epmd merge only open_barnacle open_node remember rename run_once
+        ChildSpec ConfigurationError ConnectError CookieRejected DisconnectError
+        DiscoveryError Down DownReason Draining Event Exit Export FixedPort Fun
+        HandshakeRefused ImproperList Mailbox Match Missed NameTakenError Node NodeCrashed
+        NodeDown NodeName NodeOptions NodeUp Paused PeerChange PeerDown PeerStatus
+        PeerUnreachable PeerUp Pid Port Process ProcessDown ProcessExit Reference
+        RefreshFailed RefreshResult Refreshed RemoteError RemoteProtocolError RestartPolicy
+        Restarted Resumed ShutDown Status Strategy Transport barnacle_child custom_transport
+        dns dns_srv epmd erlang_hosts fallback fly gossip kubernetes_dns kubernetes_dns_srv
+        local_epmd merge only open_barnacle open_node postgres remember rename run_once
         serve_barnacle supervise
     """,
     "barnacle_trio.distribution": "Down Exit Mailbox Node NodeOptions Process open_node",
@@ -41,8 +42,8 @@ NAMES = {
         decode decode_prefix encode
     """,
     "barnacle_trio.strategies": """
-        ASK dns dns_srv epmd erlang_hosts fallback fly gossip kubernetes_dns kubernetes_dns_srv
-        local_epmd merge only remember rename
+        ASK dns dns_srv epmd erlang_hosts fallback fly gossip kubernetes_dns
+        kubernetes_dns_srv local_epmd merge only postgres remember rename
     """,
     "barnacle_trio.testing": """
         EventRecorder FakePeer FakeTransport HANG MemoryNetwork ScriptedStrategy check_strategy

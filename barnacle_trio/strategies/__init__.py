@@ -16,6 +16,7 @@ from barnacle_trio.strategies._kubernetes_dns import kubernetes_dns, kubernetes_
 from barnacle_trio.strategies._local_epmd import local_epmd
 from barnacle_trio.strategies._merge import merge
 from barnacle_trio.strategies._only import only
+from barnacle_trio.strategies._postgres import postgres
 from barnacle_trio.strategies._remember import remember
 from barnacle_trio.strategies._rename import rename
 
@@ -33,6 +34,7 @@ __all__ = [
     "local_epmd",
     "merge",
     "only",
+    "postgres",
     "remember",
     "rename",
 ]
