@@ -273,6 +273,7 @@ class Service:
             if self._sock is not None:
                 self._send(self._sock, "goodbye")
             await trio.sleep(0.02)
+        await trio.lowlevel.checkpoint()
 
 
 async def listen_once(setting: Setting, local: NodeName) -> frozenset[NodeName]:
