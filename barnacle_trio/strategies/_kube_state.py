@@ -1,0 +1,91 @@
+"""What a list said, kept up to date by a watch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from barnacle_trio.strategies._kube_objects import Entry, Instance
+from barnacle_trio.strategies._kube_wire import (
+    Bookmark,
+    Changed,
+    Deleted,
+    Position,
+    WatchEvent,
+)
+
+MAX_INSTANCES = 50_000
+"""How many instances and objects are kept in mind; beyond that an answer is partial."""
+
+
+class Entries:
+    """Objects by their keys, at most so many that `MAX_INSTANCES` are in them."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self._entries: dict[str, Entry] = {}
+        self._size = 0
+        self.overflowed = False
+        """Whether something was left out because there was too much."""
+        for entry in entries:
+            self.put(entry)
+
+    def put(self, entry: Entry) -> bool:
+        """Take an object; tells whether it says anything new of its instances."""
+        known = self._entries.get(entry.key)
+        size = self._size + _size(entry) - (0 if known is None else _size(known))
+        if size > MAX_INSTANCES:
+            self.overflowed = True
+            return self.drop(entry.key)
+        self._entries[entry.key] = entry
+        self._size = size
+        return (() if known is None else known.instances) != entry.instances
+
+    def drop(self, key: str) -> bool:
+        """Forget an object; tells whether that takes any instance away."""
+        known = self._entries.pop(key, None)
+        if known is None:
+            return False
+        self._size -= _size(known)
+        return bool(known.instances)
+
+    def instances(self) -> Iterator[Instance]:
+        """All instances of all objects."""
+        return (each for entry in self._entries.values() for each in entry.instances)
+
+
+class WatchState:
+    """The objects as of ``position``, from which a watch can go on; None: list them first."""
+
+    def __init__(self) -> None:
+        self.entries = Entries()
+        self.position: Position | None = None
+
+    def replace(self, entries: Entries, position: Position) -> bool:
+        """Take a list in place of all that was known; tells whether any instance differs."""
+        before = set(self.entries.instances())
+        self.entries, self.position = entries, position
+        return before != set(entries.instances())
+
+    def apply(self, event: WatchEvent) -> bool:
+        """Take an event in; tells whether any instance differs. A failure changes nothing."""
+        match event:
+            case Changed(entry=entry):
+                self._advance(entry.version)
+                return self.entries.put(entry)
+            case Deleted(entry=entry):
+                self._advance(entry.version)
+                return self.entries.drop(entry.key)
+            case Bookmark(version=version):
+                self._advance(version)
+        return False
+
+    def forget_position(self) -> None:
+        """Have everything listed anew; what is known stays until then."""
+        self.position = None
+
+    def _advance(self, version: str) -> None:
+        if self.position is not None:
+            self.position = Position(resource=self.position.resource, version=version)
+
+
+def _size(entry: Entry) -> int:
+    return 1 + len(entry.instances)
