@@ -1,0 +1,508 @@
+"""`remember`: what is kept, what is given when discovery is down, and what the disk may do."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from barnacle_trio._errors import ConfigurationError, DiscoveryError
+from barnacle_trio._names import NodeName
+from barnacle_trio._strategy import Discovery, ServedStrategy, Strategy, discover
+from barnacle_trio.strategies import _remember, epmd, remember
+from barnacle_trio.strategies._memory_file import (
+    MAX_FILE,
+    MAX_NODES,
+    format_memory,
+    parse_memory,
+    replace_file,
+)
+from tests.beam import COOKIE
+from tests.cluster_lab import Peer
+from tests.conftest import free_port
+from tests.dns_server import DnsServer, open_dns_server
+
+LOCAL = NodeName("my_app@10.0.0.1")
+A, B, C = (NodeName(name) for name in ("a@10.0.0.2", "b@10.0.0.3", "c@10.0.0.4"))
+DOWN = DiscoveryError("the DNS is down")
+
+
+class Source:
+    """A strategy that answers as it is told."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    async def __call__(self, local: NodeName) -> Iterable[str]:
+        await trio.lowlevel.checkpoint()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer  # type: ignore[return-value]
+
+    def __repr__(self) -> str:
+        return "Source()"
+
+
+async def ask(strategy: Strategy) -> Discovery:
+    with trio.fail_after(10):
+        return await discover(strategy, LOCAL)
+
+
+def told(answer: Discovery) -> tuple[str, set[str]]:
+    return answer.kind, set(answer.nodes)
+
+
+def reason(answer: Discovery) -> str:
+    assert answer.error is not None
+    return answer.error.reason
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "nodes.json"
+
+
+def kept(file: Path) -> set[str]:
+    return set(parse_memory(file.read_bytes()))
+
+
+def mode_of(file: Path) -> int:
+    return stat.S_IMODE(file.stat().st_mode)
+
+
+def names_beside(file: Path) -> list[str]:
+    return [entry.name for entry in file.parent.iterdir()]
+
+
+class Clock:
+    """The wall clock, as `remember` sees it."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.5
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(_remember, "time", clock)
+    return clock
+
+
+# --- what is given ------------------------------------------------------------------------------
+
+
+async def test_a_complete_answer_is_given_as_it_is(file: Path) -> None:
+    answer = await ask(remember(Source([A, LOCAL, "junk"]), file))
+    assert told(answer) == ("complete", {A, LOCAL})
+    assert set(answer.rejected) == {"junk"}
+    assert kept(file) == {A}
+
+
+@pytest.mark.parametrize("failure", [DOWN, OSError("no route"), trio.TooSlowError()])
+async def test_while_discovery_is_down_those_of_before_are_given(
+    file: Path, failure: Exception
+) -> None:
+    await ask(remember(Source([A, B]), file))
+    answer = await ask(remember(Source(failure), file))  # as after a restart
+    assert told(answer) == ("partial", {A, B})
+    assert reason(answer).endswith("; 2 remembered from before")
+
+
+async def test_with_nobody_to_remember_it_is_a_failure_like_any_other(file: Path) -> None:
+    answer = await ask(remember(Source(DOWN), file))
+    assert told(answer) == ("failed", set())
+    assert answer.error is DOWN
+    assert not names_beside(file)
+
+
+async def test_one_that_hangs_is_given_up_in_time(file: Path) -> None:
+    async def hang(local: NodeName) -> list[str]:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    await ask(remember(epmd([A]), file))
+    with trio.move_on_after(1.0) as scope:
+        answer = await discover(remember(hang, file), LOCAL)
+        assert told(answer) == ("partial", {A})
+        assert reason(answer) == "no answer in time; 1 remembered from before"
+    assert not scope.cancelled_caught
+
+
+async def test_a_partial_answer_adds(file: Path) -> None:
+    source = Source([A])
+    strategy = remember(source, file)
+    await ask(strategy)
+    source.answer = DiscoveryError("half of it", partial=[B])
+    answer = await ask(strategy)
+    assert told(answer) == ("partial", {A, B})
+    assert reason(answer) == "half of it; 1 remembered from before"
+    assert kept(file) == {A, B}
+    source.answer = DiscoveryError("half of it", partial=[A, B])
+    assert reason(await ask(strategy)) == "half of it"
+    source.answer = [C]
+    assert told(await ask(strategy)) == ("complete", {C})
+    assert kept(file) == {C}
+
+
+@pytest.mark.parametrize("alone", [[], [LOCAL]])
+async def test_the_last_one_of_a_cluster_does_not_forget_the_others(
+    file: Path, alone: list[str]
+) -> None:
+    source = Source([A, B, LOCAL])
+    strategy = remember(source, file)
+    await ask(strategy)
+    source.answer = alone
+    assert told(await ask(strategy)) == ("complete", set(alone))
+    assert kept(file) == {A, B}
+    source.answer = DOWN
+    assert told(await ask(strategy)) == ("partial", {A, B})
+
+
+async def test_nodes_are_forgotten_with_age(file: Path, clock: Clock) -> None:
+    source = Source([A, B])
+    strategy = remember(source, file, max_age=100)
+    await ask(strategy)
+    clock.now += 60
+    source.answer = DiscoveryError("half of it", partial=[B])
+    assert told(await ask(strategy)) == ("partial", {A, B})
+    clock.now += 60
+    source.answer = DOWN
+    for each in (strategy, remember(source, file, max_age=100)):
+        assert told(await ask(each)) == ("partial", {B})
+    clock.now += 60
+    for each in (strategy, remember(source, file, max_age=100)):
+        assert told(await ask(each)) == ("failed", set())
+    clock.now -= 1_000_000  # a clock that is set back makes nobody older
+    assert told(await ask(remember(source, file, max_age=100))) == ("partial", {A, B})
+
+
+async def test_so_many_are_remembered_and_no_more(file: Path, clock: Clock) -> None:
+    many = [f"n{number:04}@10.0.0.2" for number in range(MAX_NODES + 1)]
+    await ask(remember(Source(many), file, max_nodes=MAX_NODES))
+    assert len(kept(file)) == MAX_NODES
+    source = Source(many[:5])
+    strategy = remember(source, file, max_nodes=5)
+    await ask(strategy)
+    clock.now += 10
+    source.answer = DiscoveryError("half of it", partial=many[5:8])
+    await ask(strategy)
+    source.answer = DOWN
+    answer = await ask(strategy)
+    assert len(answer.nodes) == 5
+    assert set(many[5:8]) < answer.nodes
+
+
+async def test_a_bug_is_raised_as_it_is(file: Path) -> None:
+    with pytest.raises(KeyError):
+        await ask(remember(Source(KeyError("nodes")), file))
+
+
+# --- the file -----------------------------------------------------------------------------------
+
+
+async def test_the_file_is_as_documented(file: Path, clock: Clock) -> None:
+    await ask(remember(Source([B, A]), file))
+    assert json.loads(await trio.Path(file).read_bytes()) == {
+        "version": 1,
+        "nodes": {A: 1_800_000_000, B: 1_800_000_000},
+    }
+    assert mode_of(file) == 0o600
+    assert names_beside(file) == [file.name]
+
+
+async def test_it_is_written_when_something_changed_or_for_the_times(
+    file: Path, clock: Clock
+) -> None:
+    source = Source([A])
+    strategy = remember(source, file)
+
+    def inode() -> int | None:
+        return file.stat().st_ino if file.exists() else None
+
+    async def writes() -> bool:
+        before = inode()
+        await ask(strategy)
+        return inode() != before
+
+    assert await writes()
+    assert not await writes()
+    clock.now += 599
+    assert not await writes()
+    clock.now += 2
+    assert await writes()
+    source.answer = [A, B]
+    assert await writes()
+    assert not await writes()
+    source.answer = DOWN
+    assert not await writes()
+    # After a restart the first good answer says when it was.
+    strategy = remember(Source([A, B]), file)
+    assert await writes()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "it is not JSON"),
+        (b"\xff\xfe\x00", "it is not JSON"),
+        (b'{"version": 1, "nodes": {"a@10.0', "it is not JSON"),
+        (b"[" * 100_000, "it is nested without end"),
+        (b"[]", "it holds no nodes"),
+        (b'{"version": 1}', "it is of version 1"),
+        (b'{"version": 2, "nodes": {}}', "it is of version 2, this program knows 1"),
+        (b'{"version": 1, "nodes": {"a b": 1}}', "is not a node name"),
+        (b'{"version": 1, "nodes": {"a@b": "now"}}', "'now' is no time"),
+        (b'{"version": 1, "nodes": {"a@b": 1e400}}', "inf is no time"),
+        (b'{"version": 1, "nodes": {"a@b": true}}', "True is no time"),
+        (b'{"version": 1, "nodes": {"a@b": -1}}', "-1 is no time"),
+    ],
+)
+async def test_a_damaged_file_is_told_once_and_ignored(
+    file: Path, caplog: pytest.LogCaptureFixture, content: bytes, complaint: str
+) -> None:
+    await trio.Path(file).write_bytes(content)
+    await trio.Path(file).chmod(0o600)
+    source = Source(DOWN)
+    strategy = remember(source, file)
+    for _ in range(3):
+        assert told(await ask(strategy)) == ("failed", set())
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().startswith(f"{file} is ignored, it holds no remembered nodes: ")
+    assert complaint in record.getMessage()
+    source.answer = [A]
+    await ask(strategy)
+    assert kept(file) == {A}
+
+
+async def test_a_file_that_everybody_can_write_is_not_believed(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await ask(remember(Source([A]), file))
+    await trio.Path(file).chmod(0o666)
+    source = Source(DOWN)
+    strategy = remember(source, file)
+    for _ in range(2):
+        assert told(await ask(strategy)) == ("failed", set())
+    [record] = caplog.records
+    assert "cannot be read, nodes are not remembered: its mode is 0666" in record.getMessage()
+    source.answer = [B]
+    await ask(strategy)
+    assert mode_of(file) == 0o600
+
+
+async def test_a_disk_that_fails_is_told_once_and_when_it_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    folder = tmp_path / "absent"
+    source = Source([A])
+    strategy = remember(source, folder / "nodes.json")
+    for _ in range(3):
+        assert told(await ask(strategy)) == ("complete", {A})
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "cannot be written" in caplog.text
+    folder.mkdir()
+    await ask(strategy)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert kept(folder / "nodes.json") == {A}
+    # In this process they are remembered all along.
+    source.answer = DOWN
+    assert told(await ask(strategy)) == ("partial", {A})
+
+
+async def test_a_full_disk_leaves_the_old_file_and_no_other(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source([A])
+    strategy = remember(source, file)
+    await ask(strategy)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        source.answer = [B]
+        assert told(await ask(strategy)) == ("complete", {B})
+    assert kept(file) == {A}
+    assert names_beside(file) == [file.name]
+
+
+async def test_a_disk_that_hangs_is_waited_for_once(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_remember, "DISK_PATIENCE", 0.05)
+    back = threading.Event()
+    asked: list[Path] = []
+    really = replace_file
+
+    def hanging(path: Path, data: bytes) -> None:
+        asked.append(path)
+        back.wait(20)
+        really(path, data)
+
+    monkeypatch.setattr(_remember, "replace_file", hanging)
+    strategy = remember(Source([A]), file)
+    try:
+        for _ in range(5):
+            assert told(await ask(strategy)) == ("complete", {A})
+        assert asked == [file]
+        [record] = caplog.records
+        assert "cannot be written" in record.getMessage()
+        assert "the disk does not answer" in record.getMessage()
+    finally:
+        back.set()
+    with trio.fail_after(10):
+        while not names_beside(file):  # noqa: ASYNC110 - a thread that was left behind writes it
+            await trio.sleep(0.01)
+        while names_beside(file) != [file.name]:  # noqa: ASYNC110 - and it renames its draft
+            await trio.sleep(0.01)
+    assert kept(file) == {A}
+
+
+@given(
+    st.dictionaries(
+        st.builds("{}@{}".format, st.text("abc", min_size=1), st.text("d.", min_size=1)).map(
+            NodeName
+        ),
+        st.integers(0, 2**39),
+    )
+)
+def test_what_is_written_is_read(nodes: dict[NodeName, int]) -> None:
+    assert parse_memory(format_memory(nodes)) == nodes
+
+
+@given(
+    st.binary(max_size=60)
+    | st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=9),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["version", "nodes", "a@b"]) | st.text(max_size=5), inner
+            )
+        ),
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_no_content_is_too_odd(data: bytes) -> None:
+    try:
+        nodes = parse_memory(data)
+    except ValueError:
+        return
+    assert all(isinstance(name, NodeName) for name in nodes)
+
+
+def test_the_most_nodes_fit_into_a_file() -> None:
+    longest = {NodeName(f"{number:0250}@hos"): 2**39 for number in range(MAX_NODES)}
+    assert len(format_memory(longest)) <= MAX_FILE
+
+
+# --- the call -----------------------------------------------------------------------------------
+
+
+def test_what_cannot_work_is_refused_at_the_call(file: Path) -> None:
+    with pytest.raises(ConfigurationError, match="takes strategies"):
+        remember([A], file)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="path is a file's"):
+        remember(epmd([A]), 7)  # type: ignore[arg-type]
+    for age in (0, -1, float("nan")):
+        with pytest.raises(ConfigurationError, match="max_age"):
+            remember(epmd([A]), file, max_age=age)
+    for number in (0, MAX_NODES + 1, True, 1.5):
+        with pytest.raises(ConfigurationError, match="max_nodes"):
+            remember(epmd([A]), file, max_nodes=number)  # type: ignore[arg-type]
+
+
+def test_it_serves_its_part(file: Path) -> None:
+    strategy = remember(Source([A]), file)
+    assert isinstance(strategy, ServedStrategy)
+    assert repr(strategy) == f"remember(Source(), '{file}')"
+
+
+# --- real processes -----------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def open_remembering(spec: dict[str, Any]) -> AsyncIterator[Peer]:
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-m", "tests.remembering_program", json.dumps(spec)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parent.parent,
+    )
+    try:
+        peer = Peer(spec["name"], process)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.read_output)
+            yield peer
+            nursery.cancel_scope.cancel("the block ended")
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                await trio.aclose_forcefully(pipe)
+
+
+def specs(folder: Path, server: DnsServer) -> list[dict[str, Any]]:
+    port = free_port()
+    return [
+        {
+            "name": f"app@127.0.0.{number}",
+            "cookie": COOKIE,
+            "port": port,
+            "query": "pods.test",
+            "dns_port": server.port,
+            "memory": str(folder / f"nodes{number}.json"),
+        }
+        for number in (2, 3, 4)
+    ]
+
+
+async def test_nodes_that_start_again_without_a_dns_server_find_each_other(tmp_path: Path) -> None:
+    async with open_dns_server(tmp_path) as server:
+        first, second, third = all_specs = specs(tmp_path, server)
+        names = [spec["name"] for spec in all_specs]
+        await server.set_records("pods.test", *(name.partition("@")[2] for name in names))
+        async with (
+            open_remembering(first) as one,
+            open_remembering(second) as two,
+            open_remembering(third) as three,
+        ):
+            for peer in (one, two, three):
+                await peer.wait_nodes(*(name for name in names if name != peer.name))
+            await server.stop()
+            for peer in (one, two, three):
+                await peer.kill()
+        async with open_remembering(first) as one, open_remembering(second) as two:
+            await one.wait_nodes(names[1])
+            await two.wait_nodes(names[0])
+            assert one.downs() == two.downs() == []
+            # And the server's return changes nothing for them.
+            await server.start()
+            await server.set_records("pods.test", *(name.partition("@")[2] for name in names))
+            async with open_remembering(third) as three:
+                await three.wait_nodes(*names[:2])
+                await one.wait_nodes(*names[1:])
+            assert {name for name, _reason in one.downs()} <= {names[2]}
