@@ -130,7 +130,7 @@ def test_agreed_is_what_both_can_do() -> None:
     result = done(acceptor.receive(reply_message(5, digest(COOKIE, challenge))))
     assert result.peer.flags == OTP_25 | 1 << 63
     assert result.agreed == OUR_FLAGS | Flag.PUBLISHED
-    assert not result.agreed & Flag.FRAGMENTS
+    assert not result.agreed & Flag.DIST_HDR_ATOM_CACHE
 
 
 # --- The bytes ----------------------------------------------------------------------------------
