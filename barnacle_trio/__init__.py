@@ -52,7 +52,15 @@ from barnacle_trio._strategy import Strategy
 from barnacle_trio._supervisor import ChildSpec, RestartPolicy, supervise
 from barnacle_trio._transport import PeerChange, PeerDown, PeerUp, Transport
 from barnacle_trio._values import AsyncValue
-from barnacle_trio.distribution import Down, Exit, Mailbox, Node, NodeOptions, open_node
+from barnacle_trio.distribution import (
+    Down,
+    Exit,
+    Mailbox,
+    Node,
+    NodeOptions,
+    Process,
+    open_node,
+)
 from barnacle_trio.epmd import FixedPort
 from barnacle_trio.etf import (
     Atom,
@@ -64,11 +72,25 @@ from barnacle_trio.etf import (
     Port,
     Reference,
 )
-from barnacle_trio.strategies import dns, epmd, fallback, local_epmd, merge, only
+from barnacle_trio.strategies import (
+    ASK,
+    dns,
+    dns_srv,
+    epmd,
+    fallback,
+    fly,
+    gossip,
+    kubernetes_dns,
+    kubernetes_dns_srv,
+    local_epmd,
+    merge,
+    only,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASK",
     "AsyncValue",
     "Atom",
     "Barnacle",
@@ -110,6 +132,7 @@ __all__ = [
     "PeerUp",
     "Pid",
     "Port",
+    "Process",
     "ProcessDown",
     "ProcessExit",
     "Reference",
@@ -128,8 +151,13 @@ __all__ = [
     "barnacle_child",
     "custom_transport",
     "dns",
+    "dns_srv",
     "epmd",
     "fallback",
+    "fly",
+    "gossip",
+    "kubernetes_dns",
+    "kubernetes_dns_srv",
     "local_epmd",
     "merge",
     "only",

@@ -74,8 +74,11 @@ class ProcessDown(BarnacleError):
     """
 
     def __init__(self, reason: object) -> None:
-        super().__init__(f"the process is down: {reason!r}")
+        super().__init__(reason)
         self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the process is down: {self.reason!r}"
 
 
 class ProcessExit(BarnacleError):
@@ -85,8 +88,11 @@ class ProcessExit(BarnacleError):
     """
 
     def __init__(self, reason: object) -> None:
-        super().__init__(f"the process exits: {reason!r}")
+        super().__init__(reason)
         self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the process exits: {self.reason!r}"
 
 
 class RemoteError(BarnacleError):
@@ -97,10 +103,13 @@ class RemoteError(BarnacleError):
     """
 
     def __init__(self, kind: str, reason: object, stack: object = ()) -> None:
-        super().__init__(f"{kind}: {reason!r}")
+        super().__init__(kind, reason, stack)
         self.kind = kind
         self.reason = reason
         self.stack = stack
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.reason!r}"
 
 
 class BarnaclePaused(BarnacleError):

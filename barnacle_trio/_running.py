@@ -24,7 +24,7 @@ from barnacle_trio._options import (
 from barnacle_trio._plan import Prune
 from barnacle_trio._scopes import open_background
 from barnacle_trio._service import keep_serving
-from barnacle_trio._strategy import ServedStrategy, Strategy
+from barnacle_trio._strategy import ServedStrategy, Strategy, asked_once
 from barnacle_trio._supervisor import ChildSpec, Restart, RestartPolicy
 from barnacle_trio._transport import Transport
 
@@ -205,7 +205,7 @@ async def run_once(
             if isinstance(strategy, ServedStrategy):
                 nursery.start_soon(
                     partial(
-                        keep_serving, strategy, local, checked, changed=_nothing, ready=ready.set
+                        keep_serving, strategy, local, checked, changed=asked_once, ready=ready.set
                     )
                 )
                 await ready.wait()
@@ -242,7 +242,3 @@ def barnacle_child(
     check_options(name=name, **options)
     run = partial(serve_barnacle, strategy, transport, name=name, **options)
     return ChildSpec(name, run, restart=restart, on_start=on_start)
-
-
-def _nothing() -> None:
-    pass

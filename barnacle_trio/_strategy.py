@@ -46,6 +46,20 @@ class ServedStrategy(Protocol):
         ...
 
 
+def asked_once() -> None:
+    """What ``serve`` is given as ``changed`` where nobody will ask a second time, by `run_once`.
+
+    A strategy that learns of nodes one by one may give its single answer more time then.
+    """
+
+
+def asked_by_nobody() -> None:
+    """What ``serve`` is given as ``changed`` where no node bears the local name: a mere question.
+
+    A strategy must not tell others of that name then. They would dial it.
+    """
+
+
 @runtime_checkable
 class LeavingStrategy(Protocol):
     """A strategy that can say goodbye to the others."""

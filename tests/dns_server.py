@@ -54,13 +54,14 @@ def free_dns_port() -> int:
 
 
 class DnsServer:
-    """A dnsmasq that answers for the zone ``test`` and refuses all others. Made by its opener.
+    """A dnsmasq that answers for some zones and refuses all others. Made by its opener.
 
     Names without records of their own are ``empty.test`` (it has a text, so it exists) and
-    ``alias.test``, an alias of ``target.test``.
+    ``alias.test``, an alias of ``target.test``. ``zones``: those beside ``test``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, zones: Iterable[str] = (), host: str = HOST) -> None:
+        self.host = host
         self.port = free_dns_port()
         self._program = _dnsmasq()
         self._hosts = folder / "hosts"
@@ -68,22 +69,25 @@ class DnsServer:
         self._config = folder / "dnsmasq.conf"
         self._log = folder / "dnsmasq.log"
         self._process: trio.Process | None = None
-        lines = [
+        self._lines = [
             f"port={self.port}",
-            f"listen-address={HOST}",
+            f"listen-address={host}",
             "bind-interfaces",
             "no-resolv",
             "no-hosts",
             "no-poll",
             "pid-file=",
             f"hostsdir={self._hosts}",
-            f"local=/{ZONE}/",
+            *(f"local=/{zone}/" for zone in (ZONE, *zones)),
             f"txt-record=empty.{ZONE},nothing else",
             f"cname=alias.{ZONE},target.{ZONE}",
         ]
         if os.geteuid() == 0:
-            lines.append("user=root")  # it could not read the folder otherwise
-        self._config.write_text("".join(f"{line}\n" for line in lines))
+            self._lines.append("user=root")  # it could not read the folder otherwise
+        self._configure()
+
+    def _configure(self, *more: str) -> None:
+        self._config.write_text("".join(f"{line}\n" for line in (*self._lines, *more)))
 
     async def start(self) -> None:
         """Start it and wait until it answers."""
@@ -125,6 +129,20 @@ class DnsServer:
             self._signal(signal.SIGHUP)  # additions it sees by itself, by inotify
         await self._until(name, lambda found: found == set(addresses))
 
+    async def set_lines(self, *lines: str) -> None:
+        """Give it these lines of configuration, in place of those given before.
+
+        ``srv-host=NAME,TARGET,PORT`` and ``txt-record=NAME,TEXT``, say. It is started anew.
+        """
+        self._configure(*lines)
+        if self._process is not None:
+            await self.stop()
+            await self.start()
+
+    async def set_targets(self, name: str, *targets: str) -> None:
+        """Give a name SRV records with these targets, and no other such records to any name."""
+        await self.set_lines(*(f"srv-host={name},{target},4000" for target in targets))
+
     async def _until(self, name: str, settled: Callable[[set[str]], bool]) -> None:
         with trio.fail_after(10):
             while True:
@@ -132,7 +150,7 @@ class DnsServer:
                 assert self._process.poll() is None, self._log.read_text()
                 try:
                     found = await self._ask(name, "A") | await self._ask(name, "AAAA")
-                except (OSError, EOFError):
+                except (OSError, EOFError, trio.BrokenResourceError):
                     pass
                 else:
                     if settled(found):
@@ -142,7 +160,7 @@ class DnsServer:
     async def _ask(self, name: str, rdtype: str) -> set[str]:
         response = await tcp(
             dns.message.make_query(name, rdtype),
-            HOST,
+            self.host,
             port=self.port,
             backend=get_backend("trio"),
         )
@@ -164,9 +182,11 @@ def _dnsmasq() -> str:
 
 
 @asynccontextmanager
-async def open_dns_server(folder: Path) -> AsyncIterator[DnsServer]:
+async def open_dns_server(
+    folder: Path, *, zones: Iterable[str] = (), host: str = HOST
+) -> AsyncIterator[DnsServer]:
     """Run a dnsmasq for the length of the block."""
-    server = DnsServer(folder)
+    server = DnsServer(folder, zones=zones, host=host)
     try:
         await server.start()
         yield server

@@ -10,7 +10,8 @@ import trio
 
 from barnacle_trio._errors import ProcessExit
 from barnacle_trio.distribution import open_node
-from barnacle_trio.distribution._mailbox import Down, Exit, Mailbox
+from barnacle_trio.distribution._inbox import Down, Exit
+from barnacle_trio.distribution._mailbox import Mailbox
 from barnacle_trio.etf import Atom, BitString, Export, Fun, ImproperList, Pid, Port, Reference
 from tests.beam import COOKIE, open_beam, unique
 from tests.erlang import Erlang, require_erlangs
@@ -24,7 +25,7 @@ PROCESS, DOWN, EXIT = Atom("process"), Atom("DOWN"), Atom("EXIT")
 
 def links(stage: Stage, box: Mailbox) -> set[Pid]:
     """The processes that a mailbox of ours takes itself to be linked to."""
-    process = stage.node._processes._by_pid[box.pid]
+    process = stage.node._processes._table.by_pid[box.pid]
     return {pid for pid, link in process.links.items() if link.active}
 
 
@@ -301,7 +302,7 @@ async def test_an_unlink_is_acknowledged_both_ways(erlang: Erlang) -> None:
     async with open_stage(erlang) as stage:
         puppet = await stage.puppet(trap_exit=True)
         async with stage.node.open_mailbox() as box:
-            process = stage.node._processes._by_pid[box.pid]
+            process = stage.node._processes._table.by_pid[box.pid]
             for _ in range(3):
                 box.link(puppet.pid)
                 assert await links_there(puppet) == {box.pid}
@@ -371,7 +372,7 @@ async def test_an_unlink_that_crosses_the_end_of_the_other_side(erlang: Erlang) 
                     "(fun F() -> is_process_alive(P) andalso F() end)()", P=puppet.pid
                 )
                 await watcher.run("ok")
-                assert stage.node._processes._by_pid[box.pid].links == {}
+                assert stage.node._processes._table.by_pid[box.pid].links == {}
             assert not box.ended
         puppet = await stage.puppet(trap_exit=True)
         for _ in range(10):
@@ -379,7 +380,7 @@ async def test_an_unlink_that_crosses_the_end_of_the_other_side(erlang: Erlang) 
                 box.link(puppet.pid)
                 nursery.start_soon(partial(puppet.run, "unlink(B)", B=box.pid))
                 await trio.lowlevel.checkpoint()
-                stage.node._processes.close(box)
+                stage.node._processes.close(box._inbox)
             assert await links_there(puppet) == set()
             assert await puppet.got() in ([], [(EXIT, box.pid, NORMAL)])
 

@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from barnacle_trio import ConfigurationError, NodeName, RestartPolicy
 from barnacle_trio._errors import ProcessDown, ProcessExit
 from barnacle_trio.distribution import _control as control
-from barnacle_trio.distribution._mailbox import Down
+from barnacle_trio.distribution._inbox import Down
 from barnacle_trio.distribution._node import Node
 from barnacle_trio.etf import Atom, ImproperList, Pid, Reference
 from barnacle_trio.testing import MemoryNetwork
@@ -588,8 +588,8 @@ async def test_a_call_cancelled_anywhere_leaves_nothing(
         async def check() -> None:
             await wait_all_tasks_blocked()
             assert not a._processes._aliases
-            assert not a._processes._monitors
-            assert not b._processes._by_pid[pid].watchers
+            assert not a._processes.monitors
+            assert not b._processes._table.by_pid[pid].watchers
 
         async def dial_and_call() -> None:
             await a.disconnect(B)

@@ -244,7 +244,7 @@ async def test_callers_that_give_up_or_die(erlang: Erlang) -> None:
         assert await stage.ask("process_info(self(), messages)") == "{messages,[]}"
         pid = stage.handler.pid
         assert pid is not None
-        assert not stage.node._processes._by_pid[pid].watchers
+        assert not stage.node._processes._table.by_pid[pid].watchers
 
 
 async def test_two_hundred_calls_from_a_beam_node(erlang: Erlang) -> None:
@@ -361,7 +361,7 @@ async def test_a_call_dials_and_a_cancelled_one_leaves_no_monitor(erlang: Erlang
         await trio.sleep(0.3)  # the replies that nobody waits for
         assert await node.call(theirs, (ECHO, 3)) == 3
         assert not node._processes._aliases
-        assert not node._processes._monitors
+        assert not node._processes.monitors
 
 
 async def test_two_hundred_calls_of_a_beam_node(erlang: Erlang) -> None:

@@ -103,7 +103,7 @@ async def test_a_closed_mailbox_leaves_everything(autojump_clock: MockClock) -> 
             assert await settled(b, 1, "other") == []
             assert await settled(b, 1, "other") == [here.pid]
             await b.send(here.pid, "bye")
-            a._processes.close(here)
+            a._processes.close(here._inbox)
             assert await settled(b, 1) == [stays.pid] * 2
             assert await settled(b, 2) == [stays.pid]
             assert await settled(b, 1, "other") == []
@@ -295,7 +295,7 @@ async def test_a_scope_that_started_again_replaces_its_former_self(
         assert await settled(a, 1) == [new.pid]
         await b.send(("pg", A), (Atom("discover"), new.pid, 2))  # as of future versions
         assert (await new.receive())[0] == Atom("$gen_cast")
-        b._processes.close(new)
+        b._processes.close(new._inbox)
         assert await settled(a, 1) == []
 
 

@@ -14,10 +14,10 @@ from trio.testing import MockClock
 from barnacle_trio._errors import ProcessExit
 from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
-from barnacle_trio.distribution import _held, _mailbox, open_node
+from barnacle_trio.distribution import _held, _inbox, open_node
 from barnacle_trio.distribution._flags import PLAIN, Flag
 from barnacle_trio.distribution._frames import TICK, frame
-from barnacle_trio.distribution._mailbox import Down, Exit
+from barnacle_trio.distribution._inbox import Down, Exit
 from barnacle_trio.etf import Atom, Pid, encode
 from barnacle_trio.testing import MemoryNetwork
 from tests.beam import COOKIE, unique
@@ -175,7 +175,7 @@ async def test_nobody_speaks_for_processes_of_another_node() -> None:
         assert await box.receive() == Exit(theirs, Atom("linked"))
         await good.send(control.monitor_exit(theirs, box.pid, ref, Atom("ended")))
         assert await box.receive() == Down(ref, theirs, Atom("ended"))
-        node._processes.close(box)
+        node._processes.close(box._inbox)
         assert await good.hear() == control.MonitorExit(box.pid, theirs, good.ref(1), NORMAL)
 
 
@@ -426,7 +426,7 @@ async def test_a_large_frame_that_drips_is_given_up(autojump_clock: MockClock) -
 
 
 async def test_a_slow_mailbox_is_bounded_in_bytes_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_mailbox, "MAX_MAILBOX_BYTES", 1_000_000)
+    monkeypatch.setattr(_inbox, "MAX_MAILBOX_BYTES", 1_000_000)
     async with (
         reachable_node() as (node, port),
         open_intruder(node, port) as peer,

@@ -21,7 +21,8 @@ from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import Node, _connection, open_node
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._frames import TICK
-from barnacle_trio.distribution._mailbox import Down, Exit, Mailbox
+from barnacle_trio.distribution._inbox import Down, Exit
+from barnacle_trio.distribution._mailbox import Mailbox
 from barnacle_trio.etf import Atom, Pid
 from barnacle_trio.testing import MemoryNetwork
 from tests.beam import COOKIE, open_beam, unique

@@ -12,7 +12,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from barnacle_trio import ConfigurationError, NodeName
 from barnacle_trio._errors import PeerUnreachable, ProcessDown, ProcessExit
-from barnacle_trio.distribution._mailbox import Down, Exit, Mailbox
+from barnacle_trio.distribution._inbox import Down, Exit
+from barnacle_trio.distribution._mailbox import Mailbox
 from barnacle_trio.distribution._node import Node
 from barnacle_trio.etf import Atom, EncodeError, Map
 from barnacle_trio.testing import MemoryNetwork

@@ -95,7 +95,7 @@ async def test_a_result_tag_of_any_kind_is_given_back(autojump_clock: MockClock)
         downs: list[Any] = []
         for tag in (None, {1: [2]}, ImproperList((1,), 2), b"x" * 100_000):
             ref = a._identifiers.make_reference()
-            a._processes.expect_down(ref, B, a._kernel.pid, downs.append)
+            a._processes.monitors.expect(ref, B, a._kernel.pid, downs.append)
             ask(a, arguments=[tag, *ECHO, [7]], options=[Atom("monitor")], ref=ref)
             await wait_all_tasks_blocked()
             assert downs.pop() == (tag, Atom("return"), (7,))

@@ -43,7 +43,7 @@ async def two_nodes() -> AsyncIterator[Pair]:
 async def nothing_is_left(node: Node) -> None:
     await wait_all_tasks_blocked()
     assert len(node._calls) == len(node._exposed) == 0
-    assert not node._processes._monitors
+    assert not node._processes.monitors
 
 
 WHERE: list[Any] = [pytest.param(one_node, id="local"), pytest.param(two_nodes, id="remote")]
@@ -372,4 +372,4 @@ async def test_ten_thousand_calls_leave_nothing_behind(autojump_clock: MockClock
             gc.collect()
             assert len(gc.get_objects()) < before + 2000
             for node in (a, b):
-                assert len(node._processes._by_pid) == 0
+                assert len(node._processes._table.by_pid) == 0

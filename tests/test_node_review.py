@@ -24,7 +24,7 @@ from barnacle_trio.distribution._cookie import Cookies
 from barnacle_trio.distribution._detector import Patience
 from barnacle_trio.distribution._flags import OUR_FLAGS
 from barnacle_trio.distribution._handshake import Identity
-from barnacle_trio.distribution._mailbox import Down
+from barnacle_trio.distribution._inbox import Down
 from barnacle_trio.distribution._node import Node, run_node
 from barnacle_trio.epmd import FixedPort
 from barnacle_trio.etf import Atom, Limits, Pid
@@ -94,7 +94,7 @@ async def test_a_link_to_no_node_leaves_nothing_behind(autojump_clock: MockClock
         ref = other.monitor(box.pid)
         with pytest.raises(ValueError, match="nowhere"):
             box.link(nowhere)
-        a._processes.close(box)
+        a._processes.close(box._inbox)
         assert await other.receive() == Down(ref, box.pid, Atom("normal"))
 
 

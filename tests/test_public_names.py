@@ -21,17 +21,17 @@ HOUSE = Path(barnacle_trio.__file__).parent
 
 NAMES = {
     "barnacle_trio": """
-        AsyncValue Atom Barnacle BarnacleCrashed BarnacleError BarnaclePaused BitString ChildSpec
-        ConfigurationError ConnectError CookieRejected DisconnectError DiscoveryError Down
+        ASK AsyncValue Atom Barnacle BarnacleCrashed BarnacleError BarnaclePaused BitString
+        ChildSpec ConfigurationError ConnectError CookieRejected DisconnectError DiscoveryError Down
         DownReason Draining Event Exit Export FixedPort Fun HandshakeRefused ImproperList Mailbox
         Match Missed NameTakenError Node NodeCrashed NodeDown NodeName NodeOptions NodeUp Paused
-        PeerChange PeerDown PeerStatus PeerUnreachable PeerUp Pid Port ProcessDown ProcessExit
-        Reference RefreshFailed RefreshResult Refreshed RemoteError RemoteProtocolError
+        PeerChange PeerDown PeerStatus PeerUnreachable PeerUp Pid Port Process ProcessDown
+        ProcessExit Reference RefreshFailed RefreshResult Refreshed RemoteError RemoteProtocolError
         RestartPolicy Restarted Resumed ShutDown Status Strategy Transport barnacle_child
-        custom_transport dns epmd fallback local_epmd merge only open_barnacle open_node run_once
-        serve_barnacle supervise
+        custom_transport dns dns_srv epmd fallback fly gossip kubernetes_dns
+        kubernetes_dns_srv local_epmd merge only open_barnacle open_node run_once serve_barnacle supervise
     """,
-    "barnacle_trio.distribution": "Down Exit Mailbox Node NodeOptions open_node",
+    "barnacle_trio.distribution": "Down Exit Mailbox Node NodeOptions Process open_node",
     "barnacle_trio.epmd": """
         Epmd FixedPort PortEntry PortMapper Registration lookup names open_registration serve_epmd
     """,
@@ -39,7 +39,10 @@ NAMES = {
         Atom BitString DecodeError EncodeError Export Fun ImproperList Limits Map Pid Port Reference
         decode decode_prefix encode
     """,
-    "barnacle_trio.strategies": "dns epmd fallback local_epmd merge only",
+    "barnacle_trio.strategies": """
+        ASK dns dns_srv epmd fallback fly gossip kubernetes_dns kubernetes_dns_srv local_epmd
+        merge only
+    """,
     "barnacle_trio.testing": """
         EventRecorder FakePeer FakeTransport HANG MemoryNetwork ScriptedStrategy check_strategy
         check_transport open_memory_nodes
@@ -84,6 +87,10 @@ PURE = {
     "_plan",
     "distribution._challenges",
     "distribution._control",
+    "distribution._control_in",
+    "distribution._control_out",
+    "distribution._fragments",
+    "distribution._lanes",
     "distribution._detector",
     "distribution._flags",
     "distribution._frames",
@@ -103,6 +110,8 @@ PURE = {
     "etf._map",
     "etf._terms",
     "strategies._addresses",
+    "strategies._gossip_members",
+    "strategies._gossip_packets",
 }
 """Codecs, parsers and plans: bytes and facts in, values and decisions out, no I/O."""
 

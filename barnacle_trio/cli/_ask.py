@@ -10,7 +10,7 @@ from functools import partial
 import trio
 
 from barnacle_trio import NodeName
-from barnacle_trio._strategy import Discovery, ServedStrategy, Strategy
+from barnacle_trio._strategy import Discovery, ServedStrategy, Strategy, asked_by_nobody
 from barnacle_trio._strategy import discover as ask
 from barnacle_trio.cli._edge import OK, PARTIAL, Failed, one_line
 from barnacle_trio.cli._output import write_line
@@ -64,7 +64,7 @@ async def _ask_served(strategy: Strategy, local: NodeName) -> Discovery:
     if not isinstance(strategy, ServedStrategy):
         return await ask(strategy, local)
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(strategy.serve, local, changed=lambda: None))
+        await nursery.start(partial(strategy.serve, local, changed=asked_by_nobody))
         answer = await ask(strategy, local)
         nursery.cancel_scope.cancel("one answer was wanted")
     return answer

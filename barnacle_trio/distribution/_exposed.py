@@ -24,7 +24,8 @@ from barnacle_trio._errors import (
 from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import NodeName, shorten
 from barnacle_trio.distribution import _control as control
-from barnacle_trio.distribution._mailbox import NORMAL, Mailbox
+from barnacle_trio.distribution._async_functions import why_not_async
+from barnacle_trio.distribution._inbox import NORMAL, Inbox
 from barnacle_trio.distribution._messaging import SHUTDOWN, exit_reason
 from barnacle_trio.distribution._outcome import (
     ERROR,
@@ -38,7 +39,7 @@ from barnacle_trio.distribution._outcome import (
     undefined,
 )
 from barnacle_trio.distribution._processes import Processes
-from barnacle_trio.etf import Atom, decode, encode
+from barnacle_trio.etf import Atom, Pid, decode, encode
 
 logger = logging.getLogger("barnacle_trio.rpc")
 
@@ -87,12 +88,9 @@ class _Entry:
 
     def __init__(self, function: Function) -> None:
         shown = shorten(repr(function))
-        if not callable(function):
-            raise ConfigurationError(f"what is exposed is an async function, not {shown}")
-        if inspect.isasyncgenfunction(function):
-            raise ConfigurationError(f"{shown} is an async generator, and cannot be awaited")
-        if inspect.isfunction(function) and _is_plain(function):
-            raise ConfigurationError(f"{shown} is no async function, and would hold up the node")
+        fault = why_not_async(function)
+        if fault is not None:
+            raise ConfigurationError(f"what is exposed is an async function; {shown} {fault}")
         self.run = function
         try:
             parameters = inspect.signature(function).parameters.values()
@@ -115,24 +113,16 @@ class _Entry:
         return self._least <= arity and (self._most is None or arity <= self._most)
 
 
-def _is_plain(function: Any) -> bool:
-    """Whether a function was written with ``def``, and wraps none that was not."""
-    return not (
-        inspect.iscoroutinefunction(function)
-        or function.__name__ == "<lambda>"
-        or hasattr(function, "__wrapped__")
-    )
-
-
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-class Call(Mailbox):
+class Call(Inbox):
     """A process that runs an exposed function. It receives nothing, and an exit cancels it."""
 
-    def __init__(self, processes: Processes, peer: NodeName, wanted: Wanted, entry: _Entry) -> None:
-        pid = processes.identifiers.make_pid()
-        super().__init__(processes, pid, name=None, trap_exits=False, max_length=0)
+    receives = False
+
+    def __init__(self, pid: Pid, peer: NodeName, wanted: Wanted, entry: _Entry) -> None:
+        super().__init__(pid, max_length=0)
         self.peer = peer
         self.wanted = wanted
         self.entry = entry
@@ -219,7 +209,7 @@ class Exposed:
         if len(calls) >= MAX_CALLS:
             self._log.warning("[%s] has %d calls under way: more are refused", peer, MAX_CALLS)
             raise Refused(SYSTEM_LIMIT)
-        call = Call(self._processes, peer, wanted, entry)
+        call = Call(self._processes.identifiers.make_pid(), peer, wanted, entry)
         self._processes.add(call)
         calls.add(call)
         return call

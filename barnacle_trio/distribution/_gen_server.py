@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, NoReturn, Protocol, TypeAlias
 
 import trio
@@ -13,7 +14,8 @@ from barnacle_trio._errors import ConfigurationError, ProcessExit
 from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import shorten
 from barnacle_trio._supervisor import Intensity, RestartPolicy, is_count
-from barnacle_trio.distribution._mailbox import NORMAL, Mailbox
+from barnacle_trio.distribution._async_functions import why_not_async
+from barnacle_trio.distribution._inbox import NORMAL, Inbox
 from barnacle_trio.distribution._messaging import Messaging, exit_reason
 from barnacle_trio.etf import Atom, Pid
 
@@ -26,8 +28,15 @@ _MAX_KINDS = 100
 _OK, _ERROR, _RUNNING = Atom("ok"), Atom("error"), Atom("running")
 
 
+METHODS = ("call", "cast", "info", "started")
+"""What the methods of a handler are called."""
+
+
 class CallHandler(Protocol):
-    """An object that takes a process's messages. It may have ``cast`` and ``info`` as well."""
+    """An object that takes a process's messages.
+
+    It may have ``cast``, ``info`` and ``started`` as well, see `Node.serve_process`.
+    """
 
     async def call(self, request: Any, sender: Pid, /) -> Any:
         """Answer a request; ``sender`` is who called."""
@@ -75,13 +84,10 @@ class GenServer:
             life = _Life(self)
             since = trio.current_time()
             try:
-                async with self.messaging.open_mailbox(
+                async with self.messaging.open_inbox(
                     self.name, max_length=self.max_length
-                ) as mailbox:
-                    if not self._started:
-                        task_status.started(mailbox.pid)
-                        self._started = True
-                    await life.run(mailbox)
+                ) as inbox:
+                    await life.run(inbox, partial(self._has_started, inbox.pid, task_status))
             except Exception as error:
                 if not self._started:
                     raise
@@ -93,6 +99,11 @@ class GenServer:
             await trio.sleep(
                 self._pauses.delay(LAST_PAUSE) if self._policy.max_restarts is None else 0
             )
+
+    def _has_started(self, pid: Pid, task_status: trio.TaskStatus[Pid]) -> None:
+        if not self._started:
+            self._started = True
+            task_status.started(pid)
 
     def _too_many(self, error: Exception, life: _Life, since: float) -> bool:
         """Count the end of a life, and tell of it. True: it was one too many."""
@@ -145,18 +156,18 @@ class _Life:
         self._scope = trio.CancelScope()
         self._crash: Exception | None = None
 
-    async def run(self, mailbox: Mailbox) -> NoReturn:
+    async def run(self, inbox: Inbox, has_started: Callable[[], None]) -> NoReturn:
         """Take messages until somebody or something ends it, and raise what did."""
-        self._mailbox = mailbox
-        mailbox.on_exit = lambda: self._scope.cancel("the process was made to exit")
+        self._inbox = inbox
+        inbox.on_exit = lambda: self._scope.cancel("the process was made to exit")
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    await self._guard(self._take_messages, nursery)
+                    await self._guard(self._take_messages, nursery, has_started)
         except Exception as error:  # a handler's own nursery failed while it was cancelled
             self._end(error)
         finally:
-            mailbox.on_exit = None
+            inbox.on_exit = None
         if self._crash is not None:
             crash, self._crash = self._crash, None
             try:
@@ -164,7 +175,7 @@ class _Life:
             finally:
                 del crash  # its traceback holds this frame
         self.ended_by_others = True
-        raise ProcessExit(mailbox.exit_reason)
+        raise ProcessExit(inbox.exit_reason)
 
     async def _guard(self, work: _Take, *args: Any) -> None:  # noqa: ASYNC910 - the work has some
         """Do a part of the work; the first fault of all ends the process."""
@@ -174,19 +185,23 @@ class _Life:
             self._end(error)
 
     def _end(self, error: Exception) -> None:
-        if self._crash is None and not self._mailbox.ended:
+        if self._crash is None and not self._inbox.ended:
             self._crash = error
             self._scope.cancel("the process crashed")
         elif not isinstance(error, ProcessExit):
             logger.error("[%s] crashed while it ended", self._server.shown, exc_info=error)
 
-    async def _take_messages(self, nursery: trio.Nursery) -> None:
+    async def _take_messages(self, nursery: trio.Nursery, has_started: Callable[[], None]) -> None:
+        server = self._server
+        if hasattr(server.handler, "started"):
+            await server.handler.started(server.messaging.process(self._inbox))
+        has_started()
         while True:
             # `tuple` is named, for these patterns would take lists as well.
-            match await self._mailbox.receive():
+            match await self._inbox.receive():
                 case tuple((Atom("$gen_call"), tuple((Pid() as caller, tag)), request)):
                     await self._calls.acquire()
-                    if self._server.max_concurrent == 1:
+                    if server.max_concurrent == 1:
                         await self._call(caller, tag, request)
                     else:
                         nursery.start_soon(self._guard, self._call, caller, tag, request)
@@ -212,7 +227,7 @@ class _Life:
             self._calls.release()
 
     async def _reply(self, caller: Pid, tag: Any, reply: Any) -> None:
-        await self._server.messaging.reply(self._mailbox.pid, caller, tag, reply)
+        await self._server.messaging.reply(self._inbox.pid, caller, tag, reply)
 
     async def _be_managed(self, caller: Pid, tag: Any, request: Any) -> None:
         """Answer OTP's "sys" module, by which a shell looks into a process, or stops it."""
@@ -220,14 +235,14 @@ class _Life:
             case Atom("get_state"):  # OTP 25 knows no `{ok, _}` here, and shows it as it is
                 await self._reply(caller, tag, (_OK, self._state()))
             case Atom("get_status"):
-                pid = self._mailbox.pid
+                pid = self._inbox.pid
                 misc = [(Atom("data"), [("State", self._state())])]
                 status = [[], _RUNNING, pid, [], misc]
                 module = (Atom("module"), Atom("barnacle_trio"))
                 await self._reply(caller, tag, (Atom("status"), pid, module, status))
             case tuple((Atom("terminate"), reason)):
                 await self._reply(caller, tag, _OK)
-                self._mailbox.exit(reason)
+                self._inbox.exit(reason)
             case _:
                 unknown = (Atom("unknown_system_msg"), request)
                 await self._reply(caller, tag, (_ERROR, unknown))
@@ -238,7 +253,7 @@ class _Life:
             Atom("handler"): type(server.handler).__qualname__,
             Atom("handled"): self.handled,
             Atom("calls"): server.max_concurrent - self._calls.value,
-            Atom("waiting"): len(self._mailbox),
+            Atom("waiting"): len(self._inbox),
         }
 
 
@@ -249,10 +264,17 @@ def _check_handler(handler: object) -> None:
     if isinstance(handler, Awaitable):
         getattr(handler, "close", lambda: None)()  # or Python complains that nobody awaited it
         raise ConfigurationError("the handler is a coroutine: pass the function, uncalled")
-    if not callable(getattr(handler, "call", handler)):
+    fault = None if hasattr(handler, "call") else why_not_async(handler)
+    if fault is not None:
         raise ConfigurationError(
-            f"a handler is an async function of a request, or an object with `call`, not {shown}"
+            "a handler is an async function of a request, or an object with `call`; "
+            f"{shown} {fault}"
         )
+    for name in METHODS:
+        method = getattr(handler, name, None)
+        fault = None if method is None else why_not_async(method)
+        if fault is not None:
+            raise ConfigurationError(f"`{name}` of the handler {shown} {fault}")
 
 
 def _check_count(what: str, number: object) -> None:

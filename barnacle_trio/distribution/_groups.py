@@ -20,7 +20,7 @@ from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution import _pg as pg
-from barnacle_trio.distribution._mailbox import Mailbox
+from barnacle_trio.distribution._inbox import Inbox
 from barnacle_trio.etf import Atom, EncodeError, Pid, Reference
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Scope:
         member = self._members.get(pid)
         if member is None:
             member = self._members[pid] = _Member(self._processes.identifiers.make_reference())
-            self._processes.add_monitor(
+            self._processes.monitors.add(
                 member.monitor, self._here, pid, self.pid, partial(self._on_end, pid)
             )
         member.groups.append(key)
@@ -105,7 +105,7 @@ class Scope:
         member.groups.remove(key)
         if not member.groups:
             del self._members[pid]
-            self._processes.demonitor(member.monitor)
+            self._processes.monitors.demonitor(member.monitor)
         self._tell_all(pg.leave(self.pid, pid, [name]))
         return True
 
@@ -190,7 +190,7 @@ class Scope:
             self._drop(old)
         peer = _Peer(node, scope, self._processes.identifiers.make_reference())
         self._peers[node] = peer
-        self._processes.add_monitor(
+        self._processes.monitors.add(
             peer.monitor, node, scope, self.pid, partial(self._on_lost, peer)
         )
         self._sync(peer)
@@ -202,7 +202,7 @@ class Scope:
 
     def _drop(self, peer: _Peer) -> None:
         del self._peers[peer.node]
-        self._processes.demonitor(peer.monitor)
+        self._processes.monitors.demonitor(peer.monitor)
 
     # -- ways out ---------------------------------------------------------------------------------
 
@@ -247,15 +247,15 @@ class Groups:
             scope = self._scopes[name] = Scope(name, self._processes, self._connected)
         return scope
 
-    def join(self, mailbox: Mailbox, scope: str, group: Any) -> None:
+    def join(self, inbox: Inbox, scope: str, group: Any) -> None:
         """See `Mailbox.join_group`."""
-        if mailbox.ended:
+        if inbox.ended:
             raise trio.ClosedResourceError("the mailbox was closed")
-        self.scope(scope).join(mailbox.pid, group)
+        self.scope(scope).join(inbox.pid, group)
 
-    def leave(self, mailbox: Mailbox, scope: str, group: Any) -> bool:
+    def leave(self, inbox: Inbox, scope: str, group: Any) -> bool:
         """See `Mailbox.leave_group`."""
-        return scope in self._scopes and self._scopes[scope].leave(mailbox.pid, group)
+        return scope in self._scopes and self._scopes[scope].leave(inbox.pid, group)
 
     def peer_up(self, node: NodeName) -> None:
         """A peer was connected: we ask first, for nobody looks for a hidden node."""

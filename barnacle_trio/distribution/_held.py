@@ -11,8 +11,8 @@ from barnacle_trio.etf import Pid, Reference
 MAX_HELD = 100_000
 """Links, and monitors of theirs, that the processes of one node may have with ours."""
 
-Tie: TypeAlias = tuple[Pid, Pid | Reference]
-"""A process of ours, and the process that it is linked to or the monitor that watches it."""
+Tie: TypeAlias = tuple[Pid, Pid, Reference | None]
+"""A process of ours and one of theirs: linked, or theirs monitors ours by that reference."""
 
 
 class Held:
@@ -34,15 +34,16 @@ class Held:
         if len(self._by_node.get(node, ())) >= MAX_HELD:
             raise RemoteProtocolError(f"{MAX_HELD} links and monitors are held there already")
 
-    def add(self, node: str, ours: Pid, what: Pid | Reference) -> None:
-        """Note a link or monitor."""
-        self._by_node.setdefault(node, {})[ours, what] = None
+    def add(self, ours: Pid, theirs: Pid, ref: Reference | None = None) -> None:
+        """Note a link, or a monitor."""
+        self._by_node.setdefault(theirs.node.name, {})[ours, theirs, ref] = None
 
-    def discard(self, node: str, ours: Pid, what: Pid | Reference) -> None:
+    def discard(self, ours: Pid, theirs: Pid, ref: Reference | None = None) -> None:
         """Forget one that ended, if it was noted."""
+        node = theirs.node.name
         ties = self._by_node.get(node)
         if ties is not None:
-            ties.pop((ours, what), None)
+            ties.pop((ours, theirs, ref), None)
             if not ties:
                 del self._by_node[node]
 

@@ -13,9 +13,11 @@ from barnacle_trio._errors import ConnectError, PeerUnreachable, ProcessDown, Pr
 from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._gen import ALIAS, GEN_CALL, GEN_CAST, reply_to
-from barnacle_trio.distribution._mailbox import MAX_MAILBOX, NORMAL, Mailbox
+from barnacle_trio.distribution._inbox import MAX_MAILBOX, NORMAL, Inbox
+from barnacle_trio.distribution._links import NOCONNECTION
+from barnacle_trio.distribution._mailbox import Mailbox, Process
 from barnacle_trio.distribution._outbound import Outbound
-from barnacle_trio.distribution._processes import NOCONNECTION, Processes
+from barnacle_trio.distribution._processes import Processes
 from barnacle_trio.distribution._routes import Dest, Route, Routes, locate
 from barnacle_trio.etf import Atom, ImproperList, Pid, Reference, decode, encode
 from barnacle_trio.etf._decode import decode_bare
@@ -58,16 +60,28 @@ class Messaging:
         max_length: int = MAX_MAILBOX,
     ) -> AsyncIterator[Mailbox]:
         """See `Node.open_mailbox`."""
-        mailbox = self._processes.open(name=name, trap_exits=trap_exits, max_length=max_length)
+        async with self.open_inbox(name, trap_exits=trap_exits, max_length=max_length) as inbox:
+            yield Mailbox(self._processes, inbox)
+
+    @asynccontextmanager
+    async def open_inbox(
+        self, name: str | None, *, trap_exits: bool = False, max_length: int
+    ) -> AsyncIterator[Inbox]:
+        """Be a process until the block is left, which ends it with what it raised as the reason."""
+        inbox = self._processes.open(name=name, trap_exits=trap_exits, max_length=max_length)
         reason: Any = NORMAL
         try:
             await trio.lowlevel.checkpoint()
-            yield mailbox
+            yield inbox
         except BaseException as error:
             reason = exit_reason(error)
             raise
         finally:
-            self._processes.close(mailbox, reason)
+            self._processes.close(inbox, reason)
+
+    def process(self, inbox: Inbox) -> Process:
+        """A process as who acts in its name holds it."""
+        return Process(self._processes, inbox)
 
     async def send(self, dest: Dest, term: Any) -> None:
         """See `Node.send`."""
@@ -117,7 +131,7 @@ class Messaging:
     async def call(self, dest: Dest, request: Any) -> Any:
         """See `Node.call`."""
         peer, target = locate(dest)
-        await self._processes.reach(peer)
+        await self._processes.signals.reach(peer)
         ref = self._processes.identifiers.make_reference()
         outcome = _Outcome()
         tag = ImproperList((ALIAS,), ref)
@@ -126,7 +140,7 @@ class Messaging:
             message = _copied(message)
         self._processes.add_alias(ref, lambda reply: outcome.reply(reply, ref))
         try:
-            self._processes.add_monitor(ref, peer, target, self._pid, outcome.down)
+            self._processes.monitors.add(ref, peer, target, self._pid, outcome.down)
             if peer == self._local:
                 self._processes.emit(peer, message)
             elif not await self._outbound.offer(peer, message):
@@ -134,7 +148,7 @@ class Messaging:
             await outcome.over.wait()
         finally:
             self._processes.remove_alias(ref)
-            self._processes.demonitor(ref)
+            self._processes.monitors.demonitor(ref)
         return outcome.get()
 
     async def reply(self, sender: Pid, caller: Pid, tag: Any, reply: Any) -> None:

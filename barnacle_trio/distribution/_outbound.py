@@ -150,7 +150,10 @@ class Outbound:
     def go_on(self, peer: NodeName) -> None:
         """A peer was connected, or could not be: do what waited for that."""
         for then in self._waiting.pop(peer, ()):
-            then()
+            try:
+                then()
+            except Exception:  # one that fails leaves the others their turn
+                logger.exception("[%s] what waited for it failed on a fault of ours", peer)
 
     def send(self, peer: NodeName, message: control.Message) -> bool:
         """Send a signal, in order with others. False: there is no connection.

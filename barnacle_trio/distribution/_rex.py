@@ -80,10 +80,10 @@ class Rex:
             answer(badrpc(refusal.why))
 
     def _deliver(self, name: Atom, message: Any) -> bool:
-        mailbox = self._processes.whereis(name.name)
-        if mailbox is not None:
-            mailbox.deliver(message)
-        return mailbox is not None
+        inbox = self._processes.whereis(name.name)
+        if inbox is not None:
+            inbox.deliver(message)
+        return inbox is not None
 
     def _reply(self, peer: NodeName, caller: Pid, tag: Any, reply: Any) -> None:
         self._processes.emit(peer, reply_to(self._pid, caller, tag, reply))

@@ -16,9 +16,10 @@ from barnacle_trio._errors import ProcessDown, RemoteError
 from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._flags import Flag
-from barnacle_trio.distribution._mailbox import KILL
+from barnacle_trio.distribution._inbox import KILL
+from barnacle_trio.distribution._links import NOCONNECTION
 from barnacle_trio.distribution._outbound import Outbound
-from barnacle_trio.distribution._processes import NOCONNECTION, Processes
+from barnacle_trio.distribution._processes import Processes
 from barnacle_trio.etf import Atom, Pid, Reference, decode, encode
 
 ERPC = Atom("erpc")
@@ -98,7 +99,9 @@ class Calls:
             options=[MONITOR],
         )
         self._requests[request.ref] = request
-        self._processes.expect_down(request.ref, peer, self._pid, lambda r: self._end(request, r))
+        self._processes.monitors.expect(
+            request.ref, peer, self._pid, lambda reason: self._end(request, reason)
+        )
         try:
             if not self._processes.emit(peer, message):
                 self._end(request, NOCONNECTION)
@@ -126,7 +129,7 @@ class Calls:
 
     def _forget(self, request: _Request) -> None:
         self._requests.pop(request.ref, None)
-        self._processes.forget_down(request.ref)
+        self._processes.monitors.forget(request.ref)
 
     def _give_up(self, request: _Request) -> None:
         """Leave no process behind: kill it now, or as soon as it is known which one it is."""

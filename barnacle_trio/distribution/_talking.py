@@ -13,7 +13,8 @@ from barnacle_trio._supervisor import RestartPolicy
 from barnacle_trio._values import AsyncValue
 from barnacle_trio.distribution._exposed import Exposed, Functions
 from barnacle_trio.distribution._gen_server import GenServer, Handler
-from barnacle_trio.distribution._mailbox import MAX_MAILBOX, Mailbox
+from barnacle_trio.distribution._inbox import MAX_MAILBOX
+from barnacle_trio.distribution._mailbox import Mailbox
 from barnacle_trio.distribution._messaging import Messaging
 from barnacle_trio.distribution._processes import Processes
 from barnacle_trio.distribution._routes import Dest
@@ -239,6 +240,10 @@ class Talking:
           handler: ``async (request) -> reply``, or an object with ``async call(request, sender)``,
             ``sender`` being the `Pid` that called, and if it likes ``async cast(message)`` and
             ``async info(message)``. What it has no method for is dropped, and told in the log once.
+            ``async started(process)``, if it has one, is awaited at the start of each life, before
+            any message is taken and before ``nursery.start`` returns: with the `Process` it joins
+            groups, monitors and links, of which `Down` and `Exit` come to ``info``. What it raises
+            is a crash like any other, at the first start it leaves this method.
           max_concurrent: calls that are handled at once. A cast or another message is handled alone
             as far as later messages go: it begins when its turn comes, beside earlier calls that
             still run, and whatever arrived later begins after it. Cancelled when the process ends.
@@ -251,7 +256,8 @@ class Talking:
         If cancelled, the process ends with the reason ``shutdown``.
 
         Raises:
-          ConfigurationError: the name is taken, the handler is none, or a number is out of range.
+          ConfigurationError: the name is taken, the handler is none (or has a method that is not
+            async), or a number is out of range.
           Exception: what the handler raised once too often; `ProcessExit` where others did.
           trio.ClosedResourceError: this node was left.
         """

@@ -4,11 +4,29 @@ A strategy is any async callable from the local node's name to node names, so an
 your own stands beside these on equal terms.
 """
 
+from barnacle_trio.strategies._ask import ASK
 from barnacle_trio.strategies._dns import dns
+from barnacle_trio.strategies._dns_srv import dns_srv
 from barnacle_trio.strategies._fallback import fallback
+from barnacle_trio.strategies._fly import fly
+from barnacle_trio.strategies._gossip import gossip
 from barnacle_trio.strategies._known import epmd
+from barnacle_trio.strategies._kubernetes_dns import kubernetes_dns, kubernetes_dns_srv
 from barnacle_trio.strategies._local_epmd import local_epmd
 from barnacle_trio.strategies._merge import merge
 from barnacle_trio.strategies._only import only
 
-__all__ = ["dns", "epmd", "fallback", "local_epmd", "merge", "only"]
+__all__ = [
+    "ASK",
+    "dns",
+    "dns_srv",
+    "epmd",
+    "fallback",
+    "fly",
+    "gossip",
+    "kubernetes_dns",
+    "kubernetes_dns_srv",
+    "local_epmd",
+    "merge",
+    "only",
+]

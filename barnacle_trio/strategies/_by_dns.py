@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from dns.name import Name
+from dns.rdtypes.IN.A import A
+from dns.rdtypes.IN.AAAA import AAAA
 from dns.rdtypes.IN.SRV import SRV
 
 from barnacle_trio._errors import DiscoveryError
@@ -32,13 +34,17 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 class ByDns(ABC):
     """A strategy that finds hosts by the DNS, and then what the nodes there are called.
 
-    ``shown`` is how it was called, for logs.
+    ``shown`` is how it was called, for logs. ``own_hosts``: what else this host is known as; a
+    node there of the local node's base name is itself.
     """
 
-    def __init__(self, shown: str, questions: Questions, naming: Naming) -> None:
+    def __init__(
+        self, shown: str, questions: Questions, naming: Naming, *, own_hosts: Iterable[str] = ()
+    ) -> None:
         self._shown = shown
         self._questions = questions
         self._naming = naming
+        self._own_hosts = tuple(own_hosts)
         self._left_out: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
@@ -51,8 +57,10 @@ class ByDns(ABC):
         if len(hosts) > MAX_HOSTS:
             errors.append(DiscoveryError(f"more than {MAX_HOSTS} hosts, the others are left out"))
         named = await self._naming.names_at(hosts[:MAX_HOSTS], local)
+        own_names = {f"{local.basename}@{host}" for host in self._own_hosts}
+        names = (name for name in named.names if name not in own_names)
         answered = named.answered and any(lookup.exists for lookup in lookups)
-        return settle(named.names, [*errors, *named.errors], answered=answered)
+        return settle(names, [*errors, *named.errors], answered=answered)
 
     @abstractmethod
     def _hosts(self, lookups: Sequence[Lookup]) -> Iterable[str]:
@@ -75,7 +83,8 @@ class ByAddress(ByDns):
     """The hosts are addresses, but for those that no node can have."""
 
     def _hosts(self, lookups: Sequence[Lookup]) -> Iterable[str]:
-        found = {ip_address(record.to_text()) for each in lookups for record in each.records}
+        records = [record for each in lookups for record in each.records]
+        found = {ip_address(each.address) for each in records if isinstance(each, (A, AAAA))}
         nobodys = {address for address in found if is_nobodys(address)}
         self._leave_out(map(erlang_text, nobodys), no="address")
         return map(erlang_text, found - nobodys)

@@ -91,7 +91,7 @@ class Lookup:
     def __init__(self, query: str, name: Name, rdtypes: Iterable[str]) -> None:
         self.query = query
         self._name = name
-        self._rdtypes = tuple(rdtypes)
+        self.rdtypes = tuple(rdtypes)
         self._answers: dict[str, tuple[Rdata, ...] | DiscoveryError] = {}
         self._passed_by: list[DiscoveryError] = []
 
@@ -102,7 +102,7 @@ class Lookup:
             self._note_trouble()
             self._answers = {}
             async with trio.open_nursery() as nursery:
-                for rdtype in self._rdtypes:
+                for rdtype in self.rdtypes:
                     nursery.start_soon(self._ask, resolver, candidate, rdtype)
             if self.exists:
                 break
@@ -144,7 +144,7 @@ class Lookup:
         and RFC 8020 leaves no other meaning. Where there is no record, it is taken at its word.
         """
         errors = list(self._passed_by)
-        for rdtype in self._rdtypes:
+        for rdtype in self.rdtypes:
             answer = self._answers.get(rdtype)
             if answer is None:
                 errors.append(DiscoveryError(f"{self.query} {rdtype}: no answer in time"))

@@ -1,0 +1,168 @@
+"""Links between our processes and others, and the exits that run along them.
+
+Source: OTP's "Distribution Protocol", section "Link Protocol": who unlinks hears nothing of that
+link any more until the unlinking was acknowledged.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from barnacle_trio._names import NodeName
+from barnacle_trio.distribution import _control as control
+from barnacle_trio.distribution._held import Held
+from barnacle_trio.distribution._inbox import KILL, KILLED, NORMAL, Exit, Inbox
+from barnacle_trio.distribution._signals import Signals
+from barnacle_trio.distribution._table import Entry, Link, Table
+from barnacle_trio.etf import Atom, Pid
+
+NOPROC = Atom("noproc")
+NOCONNECTION = Atom("noconnection")
+
+
+class Links:
+    """The links of our processes.
+
+    Args:
+      table: of those.
+      signals: how others are told.
+      held: what is held across connections.
+      is_own: whether a pid is one that the node itself answers for.
+      close: takes a process that was made to exit out of the table.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        signals: Signals,
+        held: Held,
+        *,
+        is_own: Callable[[Any], bool],
+        close: Callable[[Inbox, Any], None],
+    ) -> None:
+        self._table = table
+        self._signals = signals
+        self._held = held
+        self._is_own = is_own
+        self._close = close
+        self._ids = itertools.count(1)
+
+    def link(self, inbox: Inbox, pid: Pid) -> None:
+        """See `Process.link`."""
+        entry = self._table.living(inbox)
+        if pid == inbox.pid:
+            return
+        peer = NodeName(pid.node.name)
+        link = entry.links.get(pid) or self.add(entry, pid)
+        if link.active:
+            return
+        link.active, link.unlink_id = True, None
+        self._signals.when_reached(peer, lambda: self._begin(inbox.pid, pid))
+
+    def _begin(self, ours: Pid, pid: Pid) -> None:
+        entry, link = self._find(ours, pid)
+        if entry is None or link is None or not link.active:
+            return  # undone while its node was dialled
+        if not self._signals.put_to(pid, control.Link(ours, pid)):
+            self._remove(entry, pid)
+            self._exit_signal(entry, pid, NOCONNECTION)
+        self._signals.drain()
+
+    def unlink(self, inbox: Inbox, pid: Pid) -> None:
+        """See `Process.unlink`."""
+        entry, link = self._find(inbox.pid, pid)
+        if entry is None or link is None or not link.active:
+            return
+        link.active, link.unlink_id = False, next(self._ids)
+        if not self._signals.put_to(pid, control.Unlink(link.unlink_id, inbox.pid, pid)):
+            self._remove(entry, pid)
+        self._signals.drain()
+
+    def add(self, entry: Entry, pid: Pid) -> Link:
+        """Make one that is not active yet."""
+        link = entry.links[pid] = Link()
+        if pid.node is not entry.inbox.pid.node:
+            self._held.add(entry.inbox.pid, pid)
+        return link
+
+    # -- what others say --------------------------------------------------------------------------
+
+    def handle(self, peer: NodeName, message: control.Message) -> None:
+        """Act on a signal of a link, or an exit. Its sender is a process of that peer."""
+        match message:
+            case control.Link(sender=sender, to=to):
+                self._be_linked(peer, sender, to)
+            case control.Unlink(id=unlink_id, sender=sender, to=to):
+                self._be_unlinked(sender, to)
+                self._signals.put_to(sender, control.UnlinkAck(unlink_id, to, sender))
+            case control.OldUnlink(sender=sender, to=to):
+                self._be_unlinked(sender, to)
+            case control.UnlinkAck(id=unlink_id, sender=sender, to=to):
+                entry, link = self._find(to, sender)
+                if entry is not None and link is not None and link.unlink_id == unlink_id:
+                    link.unlink_id = None
+                    if not link.active:
+                        self._remove(entry, sender)
+            case control.Exit(sender=sender, to=to, reason=reason):
+                entry, link = self._find(to, sender)
+                if entry is not None and link is not None and link.active:
+                    self._remove(entry, sender)
+                    self._exit_signal(entry, sender, reason)
+            case control.Exit2(sender=sender, to=to, reason=reason):
+                entry = self._table.by_pid.get(to)
+                if entry is not None:
+                    self._exit_signal(entry, sender, reason, asked=True)
+
+    def lose(self, ours: Pid, theirs: Pid) -> None:
+        """The connection across which one was held is lost."""
+        entry = self._table.by_pid.get(ours)
+        link = None if entry is None else entry.links.pop(theirs, None)
+        if entry is not None and link is not None and link.active:
+            self._exit_signal(entry, theirs, NOCONNECTION)
+
+    def fire(self, entry: Entry, reason: Any) -> None:
+        """A process ended: tell those that are linked to it."""
+        ours = entry.inbox.pid
+        for pid, link in entry.links.items():
+            self._held.discard(ours, pid)
+            if link.active:
+                self._signals.put_to(pid, control.Exit(ours, pid, reason))
+
+    def _be_linked(self, peer: NodeName, sender: Pid, to: Pid) -> None:
+        entry, link = self._find(to, sender)
+        if entry is None:
+            if not self._is_own(to):
+                self._signals.put_to(sender, control.Exit(to, sender, NOPROC))
+        elif link is None:
+            self._held.check_room(peer)
+            self.add(entry, sender).active = True
+        elif link.unlink_id is None:
+            link.active = True
+
+    def _be_unlinked(self, sender: Pid, to: Pid) -> None:
+        entry, link = self._find(to, sender)
+        if entry is not None and link is not None and link.active:
+            self._remove(entry, sender)
+
+    def _exit_signal(self, entry: Entry, sender: Pid, reason: Any, *, asked: bool = False) -> None:
+        inbox = entry.inbox
+        if asked and reason is KILL:
+            self._exit(inbox, KILLED)
+        elif inbox.trap_exits:
+            (inbox.deliver if asked else inbox.tell)(Exit(sender, reason))
+        elif reason is not NORMAL:
+            self._exit(inbox, reason)
+
+    def _exit(self, inbox: Inbox, reason: Any) -> None:
+        inbox.exit(reason)
+        self._close(inbox, reason)
+
+    def _find(self, ours: Pid, theirs: Pid) -> tuple[Entry | None, Link | None]:
+        entry = self._table.by_pid.get(ours)
+        return entry, None if entry is None else entry.links.get(theirs)
+
+    def _remove(self, entry: Entry, pid: Pid) -> None:
+        entry.links.pop(pid, None)
+        self._held.discard(entry.inbox.pid, pid)

@@ -1,0 +1,76 @@
+"""The ways that signals take: to other nodes, and among the processes of this one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from barnacle_trio._names import NodeName
+from barnacle_trio.distribution import _control as control
+from barnacle_trio.distribution._outbound import Outbound
+from barnacle_trio.etf import Pid
+
+
+class Signals:
+    """Sends signals. One among our own processes is acted on by `drain`, in order.
+
+    Args:
+      local: the node's name.
+      outbound: the way to other nodes.
+      act: acts on a signal among our own.
+    """
+
+    def __init__(
+        self, local: NodeName, outbound: Outbound, act: Callable[[control.Message], None]
+    ) -> None:
+        self._local = local
+        self._outbound = outbound
+        self._act = act
+        self._queue: deque[control.Message] = deque()
+        self._draining = False
+
+    def put(self, peer: NodeName, message: control.Message) -> bool:
+        """Send a signal to a node. False: there is no connection to it."""
+        if peer == self._local:
+            self._queue.append(message)
+            return True
+        return self._outbound.send(peer, message)
+
+    def put_to(self, to: Pid, message: control.Message) -> bool:
+        """Send a signal to a process."""
+        return self.put(NodeName(to.node.name), message)
+
+    def drain(self) -> None:
+        """Act on what our own processes were sent, without recursion."""
+        if self._draining:
+            return
+        self._draining = True
+        try:
+            while self._queue:
+                self._act(self._queue.popleft())
+        finally:
+            self._draining = False
+
+    def go_on(self, peer: NodeName) -> None:
+        """A peer was connected: what waited for that goes out."""
+        self._outbound.go_on(peer)
+
+    def when_reached(self, peer: NodeName, then: Callable[[], None]) -> None:
+        """Go on at once where a node is connected, else after it was dialled, with what result."""
+        if peer == self._local or self._outbound.get(peer) is not None:
+            then()
+        else:
+            self._outbound.reach_soon(peer, then)
+
+    async def reach(self, peer: NodeName) -> None:
+        """Connect a peer, unless it is this node.
+
+        Raises:
+          ConnectError: it cannot be connected.
+        """
+        if peer == self._local:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._outbound.reach(peer)
