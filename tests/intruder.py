@@ -12,7 +12,7 @@ import trio
 
 from barnacle_trio.distribution import Node, open_node
 from barnacle_trio.distribution import _control as control
-from barnacle_trio.distribution._flags import OUR_FLAGS
+from barnacle_trio.distribution._flags import PLAIN
 from barnacle_trio.distribution._frames import FrameDecoder, frame
 from barnacle_trio.epmd import lookup
 from barnacle_trio.etf import Atom, Pid, Reference
@@ -36,7 +36,7 @@ def message(body: bytes) -> bytes:
     return struct.pack(">H", len(body)) + body
 
 
-def name_message(name: bytes, flags: int = int(OUR_FLAGS)) -> bytes:
+def name_message(name: bytes, flags: int = int(PLAIN)) -> bytes:
     """The handshake's first message."""
     return message(struct.pack(">cQIH", b"N", flags, CREATION, len(name)) + name)
 

@@ -130,7 +130,7 @@ def test_agreed_is_what_both_can_do() -> None:
     result = done(acceptor.receive(reply_message(5, digest(COOKIE, challenge))))
     assert result.peer.flags == OTP_25 | 1 << 63
     assert result.agreed == OUR_FLAGS | Flag.PUBLISHED
-    assert not result.agreed & Flag.FRAGMENTS
+    assert not result.agreed & Flag.DIST_HDR_ATOM_CACHE
 
 
 # --- The bytes ----------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def test_our_messages_are_those_of_the_protocol(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(secrets, "randbits", lambda _bits: 0x5B215533)
     local = Identity(NodeName("py@127.0.0.1"), int(OUR_FLAGS), 0x0A0B0C0D)
     machine = Initiator(local, NodeName("b25@127.0.0.1"), b"ck", book())
-    assert machine.begin().hex() == "001b4e0000000d075f5fbc0a0b0c0d000c" + (b"py@127.0.0.1".hex())
+    assert machine.begin().hex() == "001b4e0000000d07df5fbc0a0b0c0d000c" + (b"py@127.0.0.1".hex())
     theirs = "4e0000000d07df7fbd228bb0776b02841e000d" + b"b25@127.0.0.1".hex()
     events = machine.receive(status(b"ok") + framed(bytes.fromhex(theirs)))
     assert sent(events) == framed(bytes.fromhex("725b21553386f69ed35c6f6b310896aa27116fdbc8"))
@@ -165,7 +165,7 @@ def test_the_acceptors_messages_are_those_of_the_protocol(monkeypatch: pytest.Mo
     [event] = machine.receive(framed(bytes.fromhex(theirs)))
     assert event == NameReceived(Identity(NodeName("b25@127.0.0.1"), OTP_25, 0x6B02841E))
     assert machine.accept(b"ck").hex() == "0003" + b"sok".hex() + (
-        "001f4e0000000d075f5fbd228bb0770a0b0c0d000c" + b"py@127.0.0.1".hex()
+        "001f4e0000000d07df5fbd228bb0770a0b0c0d000c" + b"py@127.0.0.1".hex()
     )
     events = machine.receive(reply_message(0x5B215533, digest(b"ck", 0x228BB077)))
     assert sent(events).hex() == "001161d59e2d82793ae7ddfb5d6c90e2540a2e"

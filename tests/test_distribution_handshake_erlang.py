@@ -137,12 +137,12 @@ def test_a_beam_takes_us_and_answers(beam: Beam, local: Identity) -> None:
         ours, ref = Pid(node, 1, 0, 5), Reference(node, 5, (1, 2, 3))
         call = (Atom("$gen_call"), (ours, ImproperList([Atom("alias")], ref)))
         question = (*call, (Atom("is_auth"), node))
-        stream.sendall(frame(control.reg_send(ours, Atom("net_kernel"), question)))
+        stream.sendall(frame(control.reg_send(ours, Atom("net_kernel"), question, done.agreed)))
         decoder = FrameDecoder()
         data = done.leftover
         while True:
             for body in decoder.feed(data):
-                message = control.parse(body) if body else None
+                message = control.parse(body, headed=True) if body else None
                 # To the alias, but from OTP 25's net_kernel to the pid all the same.
                 if isinstance(message, control.AliasSend | control.Send):
                     assert message.to in (ref, ours)

@@ -15,7 +15,7 @@ from barnacle_trio._errors import ProcessExit
 from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution import _held, _inbox, open_node
-from barnacle_trio.distribution._flags import OUR_FLAGS, Flag
+from barnacle_trio.distribution._flags import PLAIN, Flag
 from barnacle_trio.distribution._frames import TICK, frame
 from barnacle_trio.distribution._inbox import Down, Exit
 from barnacle_trio.etf import Atom, Pid, encode
@@ -26,7 +26,7 @@ from tests.intruder import Intruder, be_let_in, drained, open_intruder, reachabl
 pytestmark = pytest.mark.usefixtures("epmd_port")
 
 NOPROC, NOCONNECTION, NORMAL = Atom("noproc"), Atom("noconnection"), Atom("normal")
-OLD = OUR_FLAGS & ~(Flag.EXIT_PAYLOAD | Flag.UNLINK_ID | Flag.SEND_SENDER)
+OLD = PLAIN & ~(Flag.EXIT_PAYLOAD | Flag.UNLINK_ID | Flag.SEND_SENDER)
 
 
 def op(number: int, *rest: Any) -> bytes:
@@ -364,7 +364,7 @@ PID = Pid(node=Atom("intruder@127.0.0.1"), id=1, serial=0, creation=7)
 ARITIES = {1: 3, 2: 3, 3: 4, 4: 3, 6: 4, 7: 3, 8: 4, 19: 4, 20: 4, 21: 5, 22: 3, 24: 3, 26: 3}
 ARITIES |= {28: 4, 29: 6, 31: 5, 33: 3, 35: 4, 36: 4}
 LETHAL = {
-    "a frame beyond the limit": (64 * 1024 * 1024 + 1).to_bytes(4),
+    "a frame beyond the limit": (64 * 1024 * 1024 + 128 * 1024 + 1).to_bytes(4),
     "a header with atom cache references": frame(b"\x83D\x01\x08\xff\x02ok" + encode((1,))[1:]),
     "a first fragment": frame(b"\x83E" + bytes(7) + b"\x01" + bytes(7) + b"\x02\x00h\x01a\x01"),
     "a later fragment": frame(b"\x83F" + bytes(7) + b"\x01" + bytes(7) + b"\x01abc"),
@@ -432,10 +432,14 @@ async def test_a_slow_mailbox_is_bounded_in_bytes_as_well(monkeypatch: pytest.Mo
         open_intruder(node, port) as peer,
         node.open_mailbox("slow") as slow,
     ):
-        for to in (control.send_head(peer.pid(1), slow.pid), None):
+
+        def head_of(sender: Pid) -> bytes:
+            return control.head(control.send_control(sender, slow.pid), PLAIN)
+
+        for to in (head_of(peer.pid(1)), None):
             for number in range(30):  # a sender that is new each time takes another way in
-                head = to or control.send_head(peer.pid(number), slow.pid)
-                await peer.send(head + encode(bytes([number]) * 100_000))
+                head = to or head_of(peer.pid(number))
+                await peer.send(head + encode(bytes([number]) * 100_000)[1:])
             await peer.heard_last()
             assert len(slow) == 9
             for number in range(9):

@@ -27,7 +27,7 @@ from barnacle_trio.distribution._handshake import Identity
 from barnacle_trio.distribution._inbox import Down
 from barnacle_trio.distribution._node import Node, run_node
 from barnacle_trio.epmd import FixedPort
-from barnacle_trio.etf import Atom, Pid
+from barnacle_trio.etf import Atom, Limits, Pid
 from barnacle_trio.testing._memory import MemoryNetwork, open_memory_nodes
 from tests.epmd_lab import free_port
 
@@ -111,7 +111,7 @@ async def test_one_large_message_among_small_ones_is_no_silence(
         hidden=False,
         dialled=True,
         patience=Patience(),
-        max_frame=1000,
+        limits=Limits(max_bytes=1000),
     )
     sizes = [10, 10, 20_000] if before else [20_000, 10, 10, 10]
     async with trio.open_nursery() as nursery:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TypeAlias
 
@@ -15,9 +15,12 @@ from barnacle_trio._errors import RemoteProtocolError
 from barnacle_trio._transport import PeerDownReason
 from barnacle_trio.distribution._detector import Detector, Due, Patience
 from barnacle_trio.distribution._flags import Flag
+from barnacle_trio.distribution._fragments import FRAGMENT, Reassembly, Transfer
 from barnacle_trio.distribution._frames import TICK, FrameDecoder
 from barnacle_trio.distribution._handshake import Identity
-from barnacle_trio.etf import Reference
+from barnacle_trio.distribution._lanes import Lanes, Parties
+from barnacle_trio.etf import Limits, Reference
+from barnacle_trio.etf._encode import Pieces
 
 logger = logging.getLogger("barnacle_trio.node")
 
@@ -28,12 +31,15 @@ MAX_RECEIVE_SIZE = 1024 * 1024
 WRITE_SIZE = 256 * 1024
 """Bytes, about, that are joined into one write."""
 HIGH_WATER = 1024 * 1024
-"""Bytes that wait for a peer above which users' messages wait, too."""
+"""Bytes that wait for a peer above which users' messages wait, too.
+
+Those of large messages in fragments, and of what must not pass them, are counted apart.
+"""
 MAX_OUTBOX = 64 * 1024 * 1024
 """Bytes that wait for a peer which does not read, before it is given up."""
 
-LARGE = 64 * 1024
-"""Bytes of a payload that is worth not being joined to what goes before it."""
+MAX_CONTROL = 64 * 1024
+"""Bytes of a frame beside its payload."""
 DIRECT_AFTER = 50e-6
 """Seconds without a write after which the next one does not wait for others to be joined."""
 
@@ -56,11 +62,12 @@ class Connection:
         hidden: bool,
         dialled: bool,
         patience: Patience,
-        max_frame: int,
+        limits: Limits,
     ) -> None:
         self.peer = peer
         self.agreed = agreed
         self.agreed_bits = int(agreed)
+        self.headed = Flag.FRAGMENTS in agreed
         self.hidden = hidden
         self.dialled = dialled
         self.up_since = trio.current_time()
@@ -71,10 +78,18 @@ class Connection:
         self.leaving = False
         self.probe: Reference | None = None
         self.stream = stream
-        self._frames = FrameDecoder(max_frame=max_frame)
-        self._outbox: deque[bytes] = deque()
+        self.fragments = Reassembly(limits)
+        self._frames = FrameDecoder(max_frame=limits.max_bytes + MAX_CONTROL)
+        # Whole frames, and large messages that have not begun; then those that have, in turn.
+        self._outbox: deque[bytes | Transfer] = deque()
+        self._begun: deque[Transfer] = deque()
+        self._lanes = Lanes()
+        self._sequence = 0
+        # Bytes that wait, or are being written: in whole frames; of large messages, and what waits
+        # for those to pass.
         self._outbox_size = 0
-        self._largest = 0  # frame, since nothing waited
+        self._bulk_size = 0
+        self._largest = 0  # bytes queued in one call, since nothing waited
         self._writing = False
         self._written_at = 0.0
         self._writer: trio.lowlevel.Task | None = None  # waits for something to write
@@ -83,42 +98,73 @@ class Connection:
         self._room = trio.Event()
         self._scope = trio.CancelScope()
 
-    def send(self, *parts: bytes) -> None:
-        """Queue a frame, whole (with its length) or in parts. Frames leave in this order.
+    def send(self, frame: bytes) -> None:
+        """Queue a frame, whole, with its length. Frames leave in this order.
 
         The first one after a pause goes straight to the socket; what comes right after it is
         joined into one write. A peer that lets more than `MAX_OUTBOX` bytes wait, beside the
-        largest frame, is closed as silent.
+        largest message, is closed as silent.
         """
         if self.reason is not None:
             return
-        if not self._outbox_size and len(parts) == 1 and self._fd >= 0:
+        if not self._outbox_size and not self._writing and self._fd >= 0:
             now = perf_counter()
             if now - self._written_at > DIRECT_AFTER:
                 self._written_at = now
-                rest = self._write_directly(parts[0])
-                if not rest:
+                frame = self._write_directly(frame)
+                if not frame:
                     return
-                parts = (rest,)
-        before = self._outbox_size
-        for part in parts:
-            self._outbox.append(part)
-            self._outbox_size += len(part)
-        self._largest = max(self._largest, self._outbox_size - before)
-        if self._outbox_size > MAX_OUTBOX + self._largest:
-            logger.warning("[%s] does not read: %d bytes wait", self.peer.name, self._outbox_size)
+        self._outbox.append(frame)
+        self._outbox_size += len(frame)
+        self._queued(len(frame))
+
+    def send_signal(self, head: bytes, payload: bytes | Pieces, parties: Parties) -> None:
+        """Queue a signal, its body in two parts: up to the payload, and the payload.
+
+        It never passes another one between the same ``parties``. A large one goes in fragments, if
+        the peer takes them, and lets those of others pass.
+        """
+        size = len(head) + len(payload)
+        if size <= FRAGMENT and not self._lanes:
+            self.send(b"".join((size.to_bytes(4), head, bytes(payload))))
+        else:
+            self._send_among_large((head, *_parts(payload)), size, parties)
+
+    def send_body(self, body: bytes | Pieces, parties: Parties) -> None:
+        """As `send_signal`, for a body that is in one part."""
+        if len(body) <= FRAGMENT and not self._lanes:
+            self.send(len(body).to_bytes(4) + bytes(body))
+        else:
+            self._send_among_large(_parts(body), len(body), parties)
+
+    def _send_among_large(self, parts: Sequence[bytes], size: int, parties: Parties) -> None:
+        if self.reason is not None:
+            return
+        item: bytes | Transfer
+        if size > FRAGMENT and self.headed:
+            self._sequence += 1
+            item = Transfer(self._sequence, parts)
+        else:
+            item = b"".join((size.to_bytes(4), *parts))
+        waits = self._lanes.take(parties, item)
+        if not waits and isinstance(item, bytes):
+            self.send(item)
+            return
+        if not waits:
+            self._outbox.append(item)
+        self._bulk_size += _bulk(item)
+        self._queued(size)
+
+    def _queued(self, size: int) -> None:
+        """Have the writer see what was queued, within bounds."""
+        self._largest = max(self._largest, size)
+        waiting = self._outbox_size + self._bulk_size
+        if waiting > MAX_OUTBOX + self._largest:
+            logger.warning("[%s] does not read: %d bytes wait", self.peer.name, waiting)
             self.close("silent")
         elif self._writer is not None:
             writer, self._writer = self._writer, None
             trio.lowlevel.reschedule(writer)
-
-    def send_body(self, head: bytes, payload: bytes) -> None:
-        """Queue a frame of a body in two parts, see `send`."""
-        size = (len(head) + len(payload)).to_bytes(4)
-        if len(payload) < LARGE:
-            self.send(size + head + payload)
-        else:
-            self.send(size + head, payload)  # not copied once more
 
     def _write_directly(self, frame: bytes) -> bytes:
         """Try to write without a task; gives what is left."""
@@ -140,20 +186,23 @@ class Connection:
             if self.on_close is not None:
                 self.on_close(self)
 
-    @property
-    def writable(self) -> bool:
-        """Whether little enough waits for the peer to read."""
-        return self._outbox_size < HIGH_WATER
+    def writable(self, size: int, parties: Parties) -> bool:
+        """Whether little enough waits for the peer to read, for a signal of that many bytes."""
+        if self._outbox_size >= HIGH_WATER:
+            return False
+        if self._bulk_size < HIGH_WATER:
+            return True
+        return (size <= FRAGMENT or not self.headed) and not self._lanes.holds(parties)
 
-    async def wait_writable(self) -> None:
+    async def wait_writable(self, size: int, parties: Parties) -> None:
         """Wait until `writable`, or the connection ends."""
-        while self.reason is None and not self.writable:
+        while self.reason is None and not self.writable(size, parties):
             await self._room.wait()
         await trio.lowlevel.checkpoint_if_cancelled()
 
     async def flush(self) -> None:
         """Wait until all that is queued is in the kernel's hands, or the connection ends."""
-        while self.reason is None and (self._outbox or self._writing):
+        while self.reason is None and (self._outbox or self._begun or self._writing):
             await self._idle.wait()
         await trio.lowlevel.checkpoint()
 
@@ -208,8 +257,9 @@ class Connection:
             for frame in feed(data):
                 if frame and self.reason is None:
                     on_frame(self, frame)
-            # A large frame is read in large pieces.
-            size = min(max(self._frames.partial, RECEIVE_SIZE), MAX_RECEIVE_SIZE)
+            # Large frames, or many of the same message, are read in large pieces.
+            size = 4 * RECEIVE_SIZE if self.fragments else RECEIVE_SIZE
+            size = min(max(self._frames.partial, size), MAX_RECEIVE_SIZE)
             data = bytes(await receive(size))
             if not data:
                 return
@@ -218,31 +268,63 @@ class Connection:
     async def _write(self) -> None:
         await trio.lowlevel.checkpoint()
         while True:  # noqa: ASYNC913 - it waits for something to write, or writes
-            while not self._outbox:
+            while not self._outbox and not self._begun:
                 self._largest = 0
                 self._idle.set()
                 self._idle = trio.Event()
                 await self._wait_for_more()
-            joined: list[bytes] = []
-            size = 0
-            while self._outbox and (size + len(self._outbox[0]) <= WRITE_SIZE or not joined):
-                frame = self._outbox.popleft()
-                joined.append(frame)
-                size += len(frame)
+            whole, pieces = self._next_frames()
+            frames = [*whole, *pieces]
             self._writing = True
             try:
-                await self.stream.send_all(joined[0] if len(joined) == 1 else b"".join(joined))
+                await self.stream.send_all(frames[0] if len(frames) == 1 else b"".join(frames))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self.close("lost")
                 return
             finally:
                 self._writing = False
-                self._outbox_size -= size
-                if self.writable:
+                self._outbox_size -= sum(map(len, whole))
+                if self._outbox_size < HIGH_WATER:
                     self._room.set()
                     self._room = trio.Event()
             self._written_at = perf_counter()
             self.detector.wrote()
+
+    def _next_frames(self) -> tuple[list[bytes], list[bytes]]:
+        """What to write next: whole frames, and behind them pieces of large messages."""
+        whole: list[bytes] = []
+        pieces: list[bytes] = []
+        size = 0
+        outbox, begun = self._outbox, self._begun
+        while outbox and size < WRITE_SIZE:
+            item = outbox[0]
+            if size + len(item) > WRITE_SIZE and whole:
+                break
+            outbox.popleft()
+            if isinstance(item, Transfer):
+                begun.append(item)  # what came after it and goes before it does not concern it
+                continue
+            whole.append(item)
+            size += len(item)
+        while begun and (size < WRITE_SIZE or not pieces):
+            transfer = begun.popleft()
+            before = transfer.left
+            pieces.append(transfer.next())
+            self._bulk_size -= before - transfer.left
+            size += len(pieces[-1])
+            if transfer.left:
+                begun.append(transfer)
+            else:
+                self._free(transfer)
+        return whole, pieces
+
+    def _free(self, transfer: Transfer) -> None:
+        """Let go what waited for a large message to leave."""
+        for item in self._lanes.finish(transfer):
+            self._outbox.append(item)
+            if not isinstance(item, Transfer):
+                self._outbox_size += len(item)
+                self._bulk_size -= _bulk(item)
 
     async def _wait_for_more(self) -> None:
         self._writer = trio.lowlevel.current_task()
@@ -252,3 +334,12 @@ class Connection:
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+def _bulk(item: bytes | Transfer) -> int:
+    """The size of what is counted among large messages."""
+    return item.left if isinstance(item, Transfer) else len(item)
+
+
+def _parts(encoded: bytes | Pieces) -> Sequence[bytes]:
+    return encoded.parts if isinstance(encoded, Pieces) else (encoded,)

@@ -71,6 +71,7 @@ OUR_FLAGS = (
     | Flag.SEND_SENDER
     | Flag.BIG_SEQTRACE_LABELS
     | Flag.EXIT_PAYLOAD
+    | Flag.FRAGMENTS
     | Flag.UNLINK_ID
     | Flag.MANDATORY_25_DIGEST
     | Flag.SPAWN
@@ -79,8 +80,12 @@ OUR_FLAGS = (
 )
 """What we offer; a visible node adds `Flag.PUBLISHED`.
 
-Neither the atom cache nor fragments: with them a peer refuses plain pass-through frames.
+Not the atom cache: what it saves on the wire costs more here than it gives, as atoms are known by
+their bytes anyway.
 """
+
+PLAIN = OUR_FLAGS & ~Flag.FRAGMENTS
+"""The same towards a peer that takes no fragments, and so no distribution headers either."""
 
 _KNOWN = int(reduce(or_, Flag))
 

@@ -26,5 +26,5 @@ def reply_to(sender: Pid, caller: Pid, tag: Any, reply: Any) -> Send | AliasSend
     if isinstance(alias, ImproperList) and isinstance(alias.elements[0], ImproperList):
         alias = alias.elements[0]
     if isinstance(alias, ImproperList) and isinstance(alias.tail, Reference):
-        return AliasSend(sender, alias.tail, answer)
+        return AliasSend(sender, alias.tail, answer, owner=caller)
     return Send(sender, caller, answer)

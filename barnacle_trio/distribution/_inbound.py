@@ -11,9 +11,12 @@ from typing import Any
 
 from barnacle_trio.distribution._processes import Processes
 from barnacle_trio.etf import Limits, decode_prefix
+from barnacle_trio.etf._decode import decode_bare
 
-_SEND_SENDER = b"\x70\x83h\x03a\x16"  # {22, From, To}
-_REG_SEND = b"\x70\x83h\x04a\x06"  # {6, From, '', Name}
+_PASS_THROUGH = b"\x70\x83"
+_HEADER = b"\x83D\0"
+_SEND_SENDER = b"h\x03a\x16"  # {22, From, To}
+_REG_SEND = b"h\x04a\x06"  # {6, From, '', Name}
 _PID, _ATOM = ord("X"), ord("w")
 MAX_KNOWN = 10_000
 """Pairs of sender and receiver that are known at once."""
@@ -33,13 +36,15 @@ class ShortCut:
         self._known: dict[bytes, Callable[[Any, int], None]] = {}
         self._generation = -1
 
-    def deliver(self, body: bytes) -> bool:
+    def deliver(self, body: bytes, *, headed: bool) -> bool:
         """Deliver a message, if its way is known. False: take the long way.
+
+        ``headed``: distribution headers were agreed on.
 
         Raises:
           DecodeError: the message is no term, or beyond the limits.
         """
-        end = _control_end(body)
+        end = _control_end(body, headed)
         if not end:
             return False
         if self._generation != self._processes.generation:
@@ -48,25 +53,29 @@ class ShortCut:
         deliver = self._known.get(body[:end])
         if deliver is None or end >= len(body):
             return False
-        deliver(decode_prefix(body, end, limits=self._limits)[0], len(body))
+        read = decode_bare if headed else decode_prefix
+        deliver(read(body, end, limits=self._limits)[0], len(body))
         return True
 
-    def learn(self, body: bytes, deliver: Callable[[Any, int], None]) -> None:
+    def learn(self, body: bytes, deliver: Callable[[Any, int], None], *, headed: bool) -> None:
         """Remember where a message went that took the long way."""
-        end = _control_end(body)
+        end = _control_end(body, headed)
         if end and self._generation == self._processes.generation:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
             self._known[body[:end]] = deliver
 
 
-def _control_end(body: bytes) -> int:
+def _control_end(body: bytes, headed: bool) -> int:
     """Where the control term of a plain message ends; 0 where it is not of the usual form."""
-    head = body[:6]
+    start = 3 if headed else 2
+    if body[:start] != (_HEADER if headed else _PASS_THROUGH):
+        return 0
+    head = body[start : start + 4]
     try:
-        if body[6] != _PID or body[7] != _ATOM:
+        if body[start + 4] != _PID or body[start + 5] != _ATOM:
             return 0
-        at = 21 + body[8]  # X, w and a length, then the name and 12 bytes of numbers
+        at = start + 19 + body[start + 6]  # X, w and a length, the name, 12 bytes of numbers
         if head == _SEND_SENDER:
             if body[at] != _PID or body[at + 1] != _ATOM:
                 return 0

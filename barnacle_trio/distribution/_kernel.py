@@ -11,7 +11,7 @@ from typing import Any
 
 from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
-from barnacle_trio.distribution._flags import OUR_FLAGS, Flag
+from barnacle_trio.distribution._flags import PLAIN, Flag
 from barnacle_trio.distribution._gen import GEN_CALL, GEN_CAST, reply_to
 from barnacle_trio.distribution._identifiers import Identifiers
 from barnacle_trio.etf import Atom, Pid, Reference
@@ -45,7 +45,9 @@ class Kernel:
         self._waiting: dict[Reference, Callable[[], None]] = {}
         self._synced: set[NodeName] = set()
 
-    def ask_is_auth(self, reference: Reference, answered: Callable[[], None]) -> bytes:
+    def ask_is_auth(
+        self, reference: Reference, answered: Callable[[], None], agreed: Flag = PLAIN
+    ) -> bytes:
         """The question that ``net_adm:ping`` asks; ``answered`` is called for each answer.
 
         `forget` ends the waiting.
@@ -53,19 +55,17 @@ class Kernel:
         if len(self._waiting) < _MAX_WAITING:
             self._waiting[reference] = answered
         question = (GEN_CALL, (self.pid, reference), (IS_AUTH, self.node))
-        return control.reg_send(self.pid, NET_KERNEL, question)
+        return control.reg_send(self.pid, NET_KERNEL, question, agreed)
 
     def forget(self, reference: Reference) -> None:
         """No longer wait for the answer to a question."""
         self._waiting.pop(reference, None)
 
-    def goodbye(self) -> bytes:
+    def goodbye(self, agreed: Flag = PLAIN) -> bytes:
         """Tell a peer that this node is leaving."""
-        return control.reg_send(self.pid, GOODBYE_NAME, (LEAVING, self.node))
+        return control.reg_send(self.pid, GOODBYE_NAME, (LEAVING, self.node), agreed)
 
-    def answer(
-        self, peer: NodeName, message: control.Message, agreed: Flag = OUR_FLAGS
-    ) -> list[bytes]:
+    def answer(self, peer: NodeName, message: control.Message, agreed: Flag = PLAIN) -> list[bytes]:
         """What is owed for one message, as bodies for the connection that it came on.
 
         ``agreed`` is what both ends of that connection can do.
@@ -95,7 +95,7 @@ class Kernel:
                 reply = self._call(name, request)
                 return [] if reply is None else [_reply(self.pid, caller, tag, reply, agreed)]
             case (Atom("$gen_cast"), request) if name == GLOBAL_NAME_SERVER:
-                return self._cast_to_global(peer, request)
+                return self._cast_to_global(peer, request, agreed)
         return []
 
     def _call(self, name: Atom, request: Any) -> Any:
@@ -112,7 +112,7 @@ class Kernel:
             return Atom("ok")
         return None  # who calls a name that does not exist has learnt so from its monitor
 
-    def _cast_to_global(self, peer: NodeName, request: Any) -> list[bytes]:
+    def _cast_to_global(self, peer: NodeName, request: Any, agreed: Flag) -> list[bytes]:
         # `in_sync` is all that `global:sync` waits for. It makes us no part of the peers' name
         # tables, so their overlapping partitions' watch never counts us ("global", OTP).
         match request:
@@ -128,6 +128,7 @@ class Kernel:
                 self.pid,
                 GLOBAL_NAME_SERVER,
                 (GEN_CAST, (Atom("in_sync"), self.node, True)),
+                agreed,
             )
         ]
 
@@ -139,5 +140,5 @@ class Kernel:
 def _reply(sender: Pid, caller: Pid, tag: Any, reply: Any, agreed: Flag) -> bytes:
     answer = reply_to(sender, caller, tag, reply)
     if isinstance(answer, control.AliasSend):
-        return control.alias_send(sender, answer.to, answer.payload)
+        return control.alias_send(sender, answer.to, answer.payload, agreed)
     return control.send(sender, caller, answer.payload, agreed)

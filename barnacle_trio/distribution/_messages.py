@@ -72,11 +72,15 @@ class RegSend:
 
 @dataclass(frozen=True, slots=True)
 class AliasSend:
-    """A message to an alias; the answers of gen_servers travel so."""
+    """A message to an alias; the answers of gen_servers travel so.
+
+    ``owner`` is the process whose alias it is, where that is known. It is not sent.
+    """
 
     sender: Pid
     to: Reference
     payload: Any
+    owner: Pid | None = None
 
 
 @dataclass(frozen=True, slots=True)

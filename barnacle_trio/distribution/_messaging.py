@@ -20,6 +20,8 @@ from barnacle_trio.distribution._outbound import Outbound
 from barnacle_trio.distribution._processes import Processes
 from barnacle_trio.distribution._routes import Dest, Route, Routes, locate
 from barnacle_trio.etf import Atom, ImproperList, Pid, Reference, decode, encode
+from barnacle_trio.etf._decode import decode_bare
+from barnacle_trio.etf._encode import Pieces, encode_bare
 
 logger = logging.getLogger("barnacle_trio.messages")
 
@@ -46,6 +48,7 @@ class Messaging:
         self._processes = processes
         self._outbound = outbound
         self._routes = Routes(pid)
+        self._limits = outbound.limits
         self._sent = 0
 
     @asynccontextmanager
@@ -89,34 +92,37 @@ class Messaging:
         else:
             await trio.lowlevel.checkpoint()
         route = self._routes.find(dest)
-        encoded = encode(term)
+        encoded = encode_bare(term, limits=self._limits)
         connection = self._outbound.get(route.peer)
         if connection is None:
             if route.peer == self._local:
                 self._post_here(route, encoded)
                 return
             connection = await self._outbound.reach(route.peer)
-        if not connection.writable:
-            await connection.wait_writable()
+        if not connection.writable(len(encoded), route.parties):
+            await connection.wait_writable(len(encoded), route.parties)
             if connection.reason is not None:
                 raise PeerUnreachable(f"{route.peer} was lost before the message was sent")
-        connection.send_body(route.head(connection.agreed_bits), encoded)
+        connection.send_signal(route.head(connection.agreed_bits), encoded, route.parties)
 
     def send_nowait(self, dest: Dest, term: Any) -> None:
         """See `Node.send_nowait`."""
         route = self._routes.find(dest)
-        encoded = encode(term)
+        encoded = encode_bare(term, limits=self._limits)
         if route.peer == self._local:
             self._post_here(route, encoded)
             return
         connection = self._outbound.get(route.peer)
-        if connection is None or not connection.writable:
+        if connection is None or not connection.writable(len(encoded), route.parties):
             raise trio.WouldBlock
-        connection.send_body(route.head(connection.agreed_bits), encoded)
+        connection.send_signal(route.head(connection.agreed_bits), encoded, route.parties)
 
-    def _post_here(self, route: Route, encoded: bytes) -> None:
+    def _post_here(self, route: Route, encoded: bytes | Pieces) -> None:
         """To a process of our own, as if it had been to another node and back."""
-        self._processes.emit(self._local, self._message(route.dest, decode(encoded)))
+        self._processes.emit(
+            self._local,
+            self._message(route.dest, decode_bare(bytes(encoded), limits=self._limits)[0]),
+        )
 
     async def cast(self, dest: Dest, message: Any) -> None:
         """See `Node.cast`."""
@@ -179,7 +185,7 @@ class Messaging:
                 errors[node] = error
 
         names = {NodeName(node) for node in nodes}
-        encode(term)  # what cannot be sent at all is the caller's fault, not a node's
+        encode(term, limits=self._limits)  # what cannot be sent is the caller's fault, not a node's
         async with trio.open_nursery() as nursery:
             for each in names:
                 nursery.start_soon(send_one, each)

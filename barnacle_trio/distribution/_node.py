@@ -24,6 +24,7 @@ from barnacle_trio.distribution._detector import Due, Patience
 from barnacle_trio.distribution._dialler import Dialler
 from barnacle_trio.distribution._exposed import Exposed
 from barnacle_trio.distribution._flags import OUR_FLAGS, Flag
+from barnacle_trio.distribution._fragments import is_fragment
 from barnacle_trio.distribution._frames import frame
 from barnacle_trio.distribution._handshake import Done, Identity
 from barnacle_trio.distribution._identifiers import Identifiers
@@ -40,6 +41,7 @@ from barnacle_trio.distribution._rex import Rex
 from barnacle_trio.distribution._rpc import Calls
 from barnacle_trio.distribution._talking import Talking
 from barnacle_trio.etf import Atom, ImproperList, Limits, Reference
+from barnacle_trio.etf._limits import DEFAULT_LIMITS
 
 logger = logging.getLogger("barnacle_trio.node")
 
@@ -65,7 +67,7 @@ class Node(Talking):
         patience: Patience,
         connect_timeout: float,
         allowed: Callable[[NodeName], bool],
-        max_frame: int,
+        limits: Limits,
         nursery: trio.Nursery,
     ) -> None:
         self._name = name
@@ -74,7 +76,7 @@ class Node(Talking):
         self._patience = patience
         self._connect_timeout = connect_timeout
         self._allowed = allowed
-        self._max_frame = max_frame
+        self._limits = limits
         self._nursery = nursery
         self._closed = False
         self._registered = trio.Event()
@@ -182,7 +184,8 @@ class Node(Talking):
             if connection is None:
                 return False
             try:
-                connection.send(frame(self._kernel.ask_is_auth(reference, answered.set)))
+                question = self._kernel.ask_is_auth(reference, answered.set, connection.agreed)
+                connection.send(frame(question))
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_first, connection.closed.wait, nursery.cancel_scope)
                     nursery.start_soon(_first, answered.wait, nursery.cancel_scope)
@@ -239,10 +242,10 @@ class Node(Talking):
         """Become the incarnation that the port mapper gave."""
         self._identifiers = Identifiers(self._name, creation)
         self._kernel = Kernel(self._identifiers)
-        outbound = Outbound(self._peers, self._dialler, self._nursery)
+        outbound = Outbound(self._peers, self._dialler, self._nursery, self._limits)
         self._processes = Processes(self._identifiers, outbound, self._kernel.exists)
         self._processes.unhandled = self._answer_here
-        self._short_cut = ShortCut(self._processes, Limits())
+        self._short_cut = ShortCut(self._processes, self._limits)
         self._messaging = Messaging(self._name, self._kernel.pid, self._processes, outbound)
         self._exposed = Exposed(self._processes, self._nursery)
         Rex(self._kernel.pid, self._processes, self._exposed)
@@ -264,9 +267,8 @@ class Node(Talking):
         """Say goodbye to everybody and close all connections, within `GOODBYE_TIMEOUT`."""
         self._closed = True
         connections = list(self._peers)
-        farewell = frame(self._kernel.goodbye())
         for connection in connections:
-            connection.send(farewell)
+            connection.send(frame(self._kernel.goodbye(connection.agreed)))
         try:
             with trio.move_on_after(GOODBYE_TIMEOUT, shield=True):
                 async with trio.open_nursery() as nursery:
@@ -300,7 +302,7 @@ class Node(Talking):
             hidden=Flag.PUBLISHED not in done.agreed,
             dialled=dialled,
             patience=self._patience,
-            max_frame=self._max_frame,
+            limits=self._limits,
         )
         connection.probe = self._identifiers.make_reference()
         self._peers.add(connection)
@@ -322,14 +324,24 @@ class Node(Talking):
     def _probe(self, connection: Connection) -> None:
         if connection.probe is None:
             return
-        question = self._kernel.ask_is_auth(connection.probe, connection.detector.answered)
+        question = self._kernel.ask_is_auth(
+            connection.probe, connection.detector.answered, connection.agreed
+        )
         connection.send(frame(question))
         connection.detector.probed()
 
     def _on_frame(self, connection: Connection, body: bytes) -> None:
-        if self._short_cut.deliver(body):
+        headed = connection.headed
+        if self._short_cut.deliver(body, headed=headed):
             return
-        message = control.parse(body)
+        size = len(body)
+        if headed and is_fragment(body):
+            whole = connection.fragments.feed(body)
+            if whole is None:
+                return
+            message, size = whole
+        else:
+            message = control.parse(body, self._limits, headed=headed)
         peer = connection.peer.name
         match message:
             case control.Unknown(op=op):
@@ -345,8 +357,8 @@ class Node(Talking):
                 message = control.AliasSend(to, ref, message.payload)
         receiver = self._processes.receiver(message)
         if receiver is not None:
-            self._short_cut.learn(body, receiver)
-        if self._processes.handle(peer, message, len(body)):
+            self._short_cut.learn(body, receiver, headed=headed)
+        if self._processes.handle(peer, message, size):
             return
         for answer in self._kernel.answer(peer, message, connection.agreed):
             connection.send(frame(answer))
@@ -393,7 +405,7 @@ async def run_node(
     patience: Patience | None = None,
     connect_timeout: float = 7.0,
     allowed: Callable[[NodeName], bool] = lambda _name: True,
-    max_frame: int = 64 * 1024 * 1024,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> AsyncIterator[Node]:
     """Run a node in any network, see `open_node` for what it does."""
     # What carries the goodbye outlives the body, or a cancelled node would not get to say it.
@@ -406,7 +418,7 @@ async def run_node(
             patience=patience or Patience(),
             connect_timeout=connect_timeout,
             allowed=allowed,
-            max_frame=max_frame,
+            limits=limits,
             nursery=nursery,
         )
         await node._start()

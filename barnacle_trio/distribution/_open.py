@@ -17,6 +17,12 @@ from barnacle_trio.distribution._node import Node, run_node
 from barnacle_trio.distribution._options import NodeOptions
 from barnacle_trio.distribution._tcp import TcpNetwork
 from barnacle_trio.epmd import Epmd, FixedPort, PortMapper
+from barnacle_trio.etf import Limits
+
+MAX_MESSAGE = 64 * 1024 * 1024
+MOST_MESSAGE = 2**31
+AROUND = 64 * 1024
+"""Bytes of a message beside its largest part."""
 
 
 @asynccontextmanager
@@ -33,6 +39,7 @@ async def open_node(
     connect_timeout: float = 7.0,
     allow: Match | Iterable[Match] | None = None,
     insecure_cookie: bool = False,
+    max_message: int = MAX_MESSAGE,
 ) -> AsyncIterator[Node]:
     """Make this process a node of Distributed Erlang for as long as the block runs.
 
@@ -58,6 +65,8 @@ async def open_node(
       allow: names or globs (or a predicate) that may connect and be dialled. None is all.
       insecure_cookie: accept a cookie of fewer than 16 characters although the node can be reached
         from beyond loopback.
+      max_message: bytes of the largest message, either way; what stands around a binary of that
+        size comes on top. A peer that sends a larger one is disconnected.
 
     Raises:
       ConfigurationError: an argument, a flag or the cookie file cannot work, or the address or port
@@ -71,6 +80,10 @@ async def open_node(
     every connection and frees the name.
     """
     options = _options(name)
+    if not 0 < max_message < MOST_MESSAGE:
+        raise ConfigurationError(
+            f"max_message is a number of bytes from 1 to {MOST_MESSAGE - 1}, not {max_message!r}"
+        )
     _check_seconds("net_ticktime", net_ticktime, infinite=False)
     _check_seconds("failure_timeout", failure_timeout, infinite=True)
     _check_seconds("connect_timeout", connect_timeout, infinite=False)
@@ -101,6 +114,7 @@ async def open_node(
         patience=Patience(failure_timeout=failure_timeout, net_ticktime=net_ticktime),
         connect_timeout=connect_timeout,
         allowed=matcher(allow),
+        limits=Limits(max_bytes=max_message + AROUND),
     ) as node:
         yield node
 

@@ -14,38 +14,70 @@ from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._connection import Connection
 from barnacle_trio.distribution._dialler import Dialler
 from barnacle_trio.distribution._flags import Flag
-from barnacle_trio.distribution._frames import frame
+from barnacle_trio.distribution._lanes import Parties
 from barnacle_trio.distribution._peers import Peers
+from barnacle_trio.etf import Limits, Pid
+from barnacle_trio.etf._encode import Pieces, encode_bare
+from barnacle_trio.etf._limits import DEFAULT_LIMITS
 
 logger = logging.getLogger("barnacle_trio.messages")
 
 _BUILDERS: dict[type, Any] = {
-    control.Send: lambda m, a: control.send(m.sender, m.to, m.payload, a),
-    control.RegSend: lambda m, _: control.reg_send(m.sender, m.to, m.payload),
-    control.AliasSend: lambda m, _: control.alias_send(m.sender, m.to, m.payload),
-    control.Link: lambda m, _: control.link(m.sender, m.to),
+    control.Link: lambda m, a: control.link(m.sender, m.to, a),
     control.Unlink: lambda m, a: control.unlink(m.id, m.sender, m.to, a),
-    control.UnlinkAck: lambda m, _: control.unlink_ack(m.id, m.sender, m.to),
+    control.UnlinkAck: lambda m, a: control.unlink_ack(m.id, m.sender, m.to, a),
     control.Exit: lambda m, a: control.exit_(m.sender, m.to, m.reason, a),
     control.Exit2: lambda m, a: control.exit2(m.sender, m.to, m.reason, a),
-    control.Monitor: lambda m, _: control.monitor(m.sender, m.target, m.ref),
-    control.Demonitor: lambda m, _: control.demonitor(m.sender, m.target, m.ref),
+    control.Monitor: lambda m, a: control.monitor(m.sender, m.target, m.ref, a),
+    control.Demonitor: lambda m, a: control.demonitor(m.sender, m.target, m.ref, a),
     control.MonitorExit: lambda m, a: control.monitor_exit(m.target, m.to, m.ref, m.reason, a),
-    control.SpawnRequest: lambda m, _: control.spawn_request(
-        m.ref, m.sender, m.group_leader, (m.module, m.function), m.arguments, m.options
-    ),
-    control.SpawnReply: lambda m, _: control.spawn_reply(m.ref, m.to, m.flags, m.result),
+    control.SpawnReply: lambda m, a: control.spawn_reply(m.ref, m.to, m.flags, m.result, a),
 }
 
 
-def body(message: control.Message, agreed: Flag) -> bytes:
+def body(message: control.Message, agreed: Flag, limits: Limits = DEFAULT_LIMITS) -> bytes | Pieces:
     """A control message as the body of a frame, in the form that both ends know.
 
     Raises:
-      EncodeError: it holds a term that has no encoding.
+      EncodeError: it holds a term that has no encoding, or one beyond the limits.
     """
-    built: bytes = _BUILDERS[type(message)](message, agreed)
-    return built
+    payload: Any
+    match message:
+        case control.Send(sender=Pid() as sender, to=to, payload=payload):
+            term = control.send_control(sender, to, agreed)
+        case control.RegSend(sender=sender, to=to, payload=payload):
+            term = control.reg_send_control(sender, to)
+        case control.AliasSend(sender=sender, to=to, payload=payload):
+            term = control.alias_send_control(sender, to)
+        case control.SpawnRequest(arguments=payload) as m:
+            term = control.spawn_request_control(
+                m.ref, m.sender, m.group_leader, (m.module, m.function), len(payload), m.options
+            )
+        case _:
+            built: bytes = _BUILDERS[type(message)](message, agreed)
+            return built
+    return encode_bare(payload, limits=limits, head=control.head(term, agreed))
+
+
+def parties(message: control.Message) -> Parties:
+    """Between whom a signal goes, as far as it tells."""
+    match message:
+        case control.AliasSend(sender=sender, to=to, owner=owner):
+            return sender, owner or to
+        case (
+            control.Monitor(sender=sender, target=target)
+            | control.Demonitor(sender=sender, target=target)
+        ):
+            return sender, target
+        case control.MonitorExit(target=target, to=to):
+            return target, to
+        case control.SpawnRequest(sender=sender):
+            return sender, sender  # to a process that is not there yet, and so in nobody's way
+        case control.SpawnReply(to=to):
+            return None, to
+        case control.Unknown():
+            return None, None
+    return message.sender, message.to
 
 
 class Outbound:
@@ -55,9 +87,13 @@ class Outbound:
       peers: the live connections.
       dialler: makes new ones.
       nursery: where that happens in the background.
+      limits: for what is sent.
     """
 
-    def __init__(self, peers: Peers, dialler: Dialler, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, peers: Peers, dialler: Dialler, nursery: trio.Nursery, limits: Limits
+    ) -> None:
+        self.limits = limits
         self._peers = peers
         self._dialler = dialler
         self._nursery = nursery
@@ -128,7 +164,8 @@ class Outbound:
         connection = self._peers.get(peer)
         if connection is None:
             return False
-        connection.send(frame(body(message, connection.agreed)))
+        encoded = body(message, connection.agreed, self.limits)
+        connection.send_body(encoded, parties(message))
         return True
 
     async def offer(self, peer: NodeName, message: control.Message) -> bool:
@@ -143,8 +180,8 @@ class Outbound:
         connection = self._peers.get(peer)
         if connection is None:
             return False
-        encoded = frame(body(message, connection.agreed))
-        if not connection.writable:
-            await connection.wait_writable()
-        connection.send(encoded)
+        encoded, between = body(message, connection.agreed, self.limits), parties(message)
+        if not connection.writable(len(encoded), between):
+            await connection.wait_writable(len(encoded), between)
+        connection.send_body(encoded, between)
         return connection.reason is None

@@ -6,13 +6,14 @@ from typing import TypeAlias
 
 from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
-from barnacle_trio.distribution._flags import OUR_FLAGS, Flag
+from barnacle_trio.distribution._flags import Flag
+from barnacle_trio.distribution._lanes import Parties
 from barnacle_trio.etf import Atom, Pid, Reference
 
 Dest: TypeAlias = Pid | Reference | tuple[str | Atom, str | Atom]
 """Where a message goes: a pid, an alias, or ``(registered name, node)``."""
 
-_SEND_SENDER = int(Flag.SEND_SENDER)  # plain: a flag's own operators take longer than the rest
+_MATTERS = int(Flag.SEND_SENDER | Flag.FRAGMENTS)  # plain: a flag's own operators take longer
 
 MAX_ROUTES = 10_000
 """Destinations that are kept. When there are more, all are looked at anew."""
@@ -35,24 +36,33 @@ def locate(dest: Dest) -> tuple[NodeName, Pid | Atom]:
 class Route:
     """The way to a destination. ``peer`` is its node."""
 
-    __slots__ = ("_head", "_old_head", "dest", "peer")
+    __slots__ = ("_heads", "_sender", "dest", "parties", "peer")
 
     def __init__(self, sender: Pid, dest: Dest) -> None:
         self.dest: Pid | Atom | Reference
         if isinstance(dest, Reference):
             self.peer, self.dest = NodeName(dest.node.name), dest
-            self._head = self._old_head = control.alias_send_head(sender, dest)
-            return
-        self.peer, self.dest = locate(dest)
-        if isinstance(self.dest, Pid):
-            self._head = control.send_head(sender, self.dest)
-            self._old_head = control.send_head(sender, self.dest, OUR_FLAGS & ~Flag.SEND_SENDER)
         else:
-            self._head = self._old_head = control.reg_send_head(sender, self.dest)
+            self.peer, self.dest = locate(dest)
+        self.parties: Parties = (sender, self.dest)
+        self._sender = sender
+        self._heads: dict[int, bytes] = {}
 
     def head(self, agreed: int) -> bytes:
         """A body up to its payload, in the form that both ends know."""
-        return self._head if agreed & _SEND_SENDER else self._old_head
+        agreed &= _MATTERS
+        head = self._heads.get(agreed)
+        if head is None:
+            head = self._heads[agreed] = control.head(self._control(agreed), agreed)
+        return head
+
+    def _control(self, agreed: int) -> bytes:
+        sender = self._sender
+        if isinstance(self.dest, Reference):
+            return control.alias_send_control(sender, self.dest)
+        if isinstance(self.dest, Pid):
+            return control.send_control(sender, self.dest, Flag(agreed))
+        return control.reg_send_control(sender, self.dest)
 
 
 class Routes:

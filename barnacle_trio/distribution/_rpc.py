@@ -69,7 +69,7 @@ class Calls:
             arguments = decode(encode(arguments))  # as if they had been to another node
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
-            await self._make_room(peer)
+            await self._make_room(peer, arguments)
         request = self._request(peer, arguments)
         try:
             await request.over.wait()
@@ -77,13 +77,15 @@ class Calls:
             self._give_up(request)
         return _value(request, result)
 
-    async def _make_room(self, peer: NodeName) -> None:
+    async def _make_room(self, peer: NodeName, arguments: list[Any]) -> None:
         """Wait until a peer can be sent more; it is dialled if need be."""
+        size = len(encode(arguments, limits=self._outbound.limits))
         connection = await self._outbound.reach(peer)
         if Flag.SPAWN not in connection.agreed:
             raise RemoteError("error", (ERPC, NOTSUP))
-        if not connection.writable:
-            await connection.wait_writable()
+        between = (self._pid, self._pid)  # nobody waits for a process that is not there yet
+        if not connection.writable(size, between):
+            await connection.wait_writable(size, between)
 
     def _request(self, peer: NodeName, arguments: list[Any]) -> _Request:
         request = _Request(self._processes.identifiers.make_reference(), peer)

@@ -45,6 +45,9 @@ _WIRED = frozenset({Reference, Port, Export, Fun})
 _DISTINCT = frozenset({str, Atom, bytes, int, Pid, Reference, float, bool, type(None)})
 _END_OF_LIST: tuple[list[Any]] = ([],)
 
+LARGE = 64 * 1024
+"""Bytes of a binary that is worth not being copied."""
+
 # How many maps may stand in one another inside the key of a map. Each level is compared once more.
 MAX_MAPS_IN_KEY = 8
 _UNORDERED = -1
@@ -68,9 +71,33 @@ def encode(term: Any, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
     return data
 
 
-def encode_parts(term: Any, limits: Limits = DEFAULT_LIMITS) -> list[bytes]:
-    """What `encode` gives, in pieces, for a caller who joins them with more. Size unchecked."""
-    return _parts(term, limits, _UNORDERED, [VERSION])
+class Pieces:
+    """An encoding with large binaries in it, which are not copied. ``len()`` is its size."""
+
+    __slots__ = ("_size", "parts")
+
+    def __init__(self, parts: list[bytes]) -> None:
+        self.parts = parts
+        self._size = sum(map(len, parts))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.parts)
+
+
+def encode_bare(term: Any, *, limits: Limits = DEFAULT_LIMITS, head: bytes = b"") -> bytes | Pieces:
+    """As `encode`, without the version byte: what stands behind a distribution header.
+
+    ``head`` goes before it.
+    """
+    large: list[bytes] = []
+    parts = _parts(term, limits, _UNORDERED, [head], large)
+    data = Pieces(parts) if large else b"".join(parts)
+    if len(data) - len(head) >= limits.max_bytes:
+        raise _too_large(limits)
+    return data
 
 
 def canonical(term: Any, limits: Limits = DEFAULT_LIMITS, levels: int = MAX_MAPS_IN_KEY) -> bytes:
@@ -82,8 +109,17 @@ def canonical(term: Any, limits: Limits = DEFAULT_LIMITS, levels: int = MAX_MAPS
     return b"".join(_parts(term, limits, levels, []))
 
 
-def _parts(term: Any, limits: Limits, levels: int, parts: list[bytes]) -> list[bytes]:
-    """Append the pieces of one term; ``levels`` >= 0 asks for the canonical order of maps."""
+def _parts(
+    term: Any,
+    limits: Limits,
+    levels: int,
+    parts: list[bytes],
+    large: list[bytes] | None = None,
+) -> list[bytes]:
+    """Append the pieces of one term; ``levels`` >= 0 asks for the canonical order of maps.
+
+    Binaries that are better not copied are told by appending them to ``large`` as well.
+    """
     append = parts.append
     room = limits.max_bytes
     elements = limits.max_elements
@@ -117,6 +153,8 @@ def _parts(term: Any, limits: Limits, levels: int, parts: list[bytes]) -> list[b
                     if room < 0:  # before the header, whose size has 32 bits
                         raise _too_large(limits)
                     append(_SIZED(109, size))
+                    if size >= LARGE and large is not None:
+                        large.append(term)
                 append(term)
             elif kind is tuple:
                 size = len(term)

@@ -10,7 +10,8 @@ class Limits:
     """Bounds on one term, in both directions: what is over them is refused, never cut.
 
     Args:
-      max_bytes: size of the encoded term.
+      max_bytes: size of the encoded term. The default has room for a binary of 64 MiB and for what
+        stands around it.
       max_depth: how deep containers may stand in one another. Within Python's own limit on
         recursion, so that a decoded term can be printed and compared.
       max_elements: elements of all tuples, lists and strings together, and keys and values of all
@@ -22,7 +23,7 @@ class Limits:
       max_inflated_bytes: size of a compressed term after decompression (decoding only).
     """
 
-    max_bytes: int = 64 * 1024 * 1024
+    max_bytes: int = 64 * 1024 * 1024 + 64 * 1024
     max_depth: int = 512
     max_elements: int = 1_000_000
     max_atoms: int = 65_536
