@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import pytest
 import trio
@@ -118,9 +119,7 @@ async def test_it_serves_its_part_and_says_goodbye_by_it() -> None:
     assert isinstance(strategy, LeavingStrategy)
     told: list[str] = []
 
-    async def serve(*, task_status: trio.TaskStatus[None]) -> None:
-        await strategy.serve(LOCAL, changed=lambda: told.append("changed"), task_status=task_status)
-
+    serve = partial(strategy.serve, LOCAL, changed=lambda: told.append("changed"))
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             await nursery.start(serve)

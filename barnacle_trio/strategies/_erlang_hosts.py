@@ -89,7 +89,7 @@ class _ErlangHosts:
                 continue
             if self._parsed[0] != data:
                 self._parsed = (data, parse_hosts(data))
-            return path, self._parsed[1]
+            return path, self._parsed[1]  # noqa: ASYNC910 - a file was read
         raise DiscoveryError(f"no such file: {', '.join(map(str, paths))}")
 
 

@@ -154,8 +154,8 @@ class _File:
 
     async def recall(self, memory: _Memory) -> None:
         """Read the file, once."""
+        await trio.lowlevel.checkpoint()
         if self._recalled or not self._disk.available_tokens:
-            await trio.lowlevel.checkpoint()
             return
         try:
             data = await self._ask_disk(partial(read_regular, self.path, MAX_FILE, _BY_OTHERS))
@@ -172,11 +172,11 @@ class _File:
 
     async def keep(self, memory: _Memory) -> None:
         """Write the file, if that is due."""
+        await trio.lowlevel.checkpoint()
         nodes = memory.nodes()
         known = frozenset(nodes) == self._holds
         renewed = time.monotonic() - self._written_at < self._renew_after
         if (known and renewed) or not self._disk.available_tokens:
-            await trio.lowlevel.checkpoint()
             return
         try:
             await self._ask_disk(partial(replace_file, self.path, format_memory(nodes)))
