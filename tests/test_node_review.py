@@ -16,7 +16,6 @@ from barnacle_trio._errors import PeerUnreachable, RemoteProtocolError
 from barnacle_trio._names import NodeName
 from barnacle_trio._transport import PeerChange, PeerDown, PeerUp
 from barnacle_trio.distribution import _connection as connection_module
-from barnacle_trio.distribution import _dialler as dialler_module
 from barnacle_trio.distribution import _tcp as tcp_module
 from barnacle_trio.distribution import open_node
 from barnacle_trio.distribution._connection import Connection
@@ -193,6 +192,31 @@ async def test_where_no_node_answers_is_not_remembered(
         assert network.forgotten == [B]
 
 
+async def _close(stream: trio.abc.Stream) -> None:
+    await stream.receive_some(1000)
+    await stream.aclose()
+
+
+async def _dial_back_for_ever(stream: trio.abc.Stream) -> None:
+    await stream.receive_some(1000)
+    await stream.send_all(b"\0\4snok")
+    await stream.aclose()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(_close, "closed without answering"), (_dial_back_for_ever, "is dialling this node itself")],
+)
+async def test_who_turns_every_dial_away_is_unreachable_in_time(
+    answer: Callable[[trio.abc.Stream], Any], reason: str, autojump_clock: MockClock
+) -> None:
+    async with run_node(A, _Moved(answer), cookies=Cookies("memory"), connect_timeout=2) as a:
+        started = trio.current_time()
+        with pytest.raises(PeerUnreachable, match=f"{reason}; no connection came within 2 s"):
+            await a.connect(B)
+        assert trio.current_time() - started == pytest.approx(2)
+
+
 async def test_a_connection_that_is_reset_at_once_is_unreachable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -208,13 +232,16 @@ async def test_a_connection_that_is_reset_at_once_is_unreachable(
         return stream
 
     monkeypatch.setattr(tcp_module, "_connect", late)
-    monkeypatch.setattr(dialler_module, "RIVAL_PATIENCE", 0.1)
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, reset, 0, host="127.0.0.1"))
         port = listeners[0].socket.getsockname()[1]
         async with open_node(
-            "a@127.0.0.2", cookie="c" * 20, epmd=FixedPort(port), listen=("127.0.0.2", 0)
+            "a@127.0.0.2",
+            cookie="c" * 20,
+            epmd=FixedPort(port),
+            listen=("127.0.0.2", 0),
+            connect_timeout=0.3,
         ) as node:
-            with pytest.raises(PeerUnreachable):
+            with pytest.raises(PeerUnreachable, match="closed without answering"):
                 await node.connect("b@127.0.0.1")
         nursery.cancel_scope.cancel()

@@ -103,7 +103,11 @@ class Doorkeeper:
                 data = bytes(await stream.receive_some(RECEIVE_SIZE))
                 if not data:
                     machine.eof()
-                for event in machine.receive(data):
+                events = machine.receive(data)
+                is_done = any(isinstance(event, Done) for event in events)
+                if is_done and rival and await self._ours_came_up(machine):
+                    return None
+                for event in events:
                     match event:
                         case Send():
                             await stream.send_all(event.data)
@@ -147,6 +151,18 @@ class Doorkeeper:
             # Both dial: the attempt of the greater name goes on ("Distribution Protocol").
             return machine.accept(cookie, simultaneous=True) if name > own else None
         return machine.accept(cookie)
+
+    async def _ours_came_up(self, machine: Acceptor) -> bool:
+        """Whether our own attempt, begun in the meantime, is the one that both sides keep.
+
+        Where both dial, the greater name's attempt goes on. The peer was told of ours after we let
+        it in, and may give up its own at any moment: once we say yes to that, it may be none.
+        """
+        assert machine.peer is not None  # noqa: S101 - it is done
+        name = machine.peer.name
+        if self._local.identity().name > name:
+            await self._dialler.wait_for_ours(name)
+        return name in self._local.peers
 
     async def _turn_away(
         self, stream: trio.abc.Stream, machine: Acceptor, event: NameReceived

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -31,11 +33,8 @@ logger = logging.getLogger("barnacle_trio.node")
 
 RIVAL_PAUSE = 0.2
 """Seconds that are left to the peer's own connection before it is dialled again."""
-RIVAL_PATIENCE = 8.0
-"""Seconds for which the answer `nok` is followed by another dial.
-
-A peer may hold an older attempt of ours for its 7 s of handshake ("Distribution Protocol").
-"""
+RIVAL_PATIENCE = 5.0
+"""Seconds for which a connection that a peer dialled waits for the outcome of ours to it."""
 NAMESAKE_WINDOW = 60.0
 """Seconds within which two connections lost to a namesake mean that the name is taken."""
 RECEIVE_SIZE = 4096
@@ -48,7 +47,18 @@ class _Dial:
         self.settled = trio.Event()
         self.error: Exception | None = None
         self.attempt = trio.CancelScope()
-        self.name_sent = False
+        self.answered: trio.Event | None = None
+        """While the peer has our name and did not say yes or no."""
+
+    @contextmanager
+    def awaits_answer(self) -> Iterator[None]:
+        """Our name is sent within the block, and its outcome known when that is left."""
+        answered = self.answered = trio.Event()
+        try:
+            yield
+        finally:
+            self.answered = None
+            answered.set()
 
 
 class Dialler:
@@ -97,7 +107,15 @@ class Dialler:
     def is_dialling(self, name: NodeName) -> bool:
         """Whether an attempt is under way that has told the peer our name."""
         dial = self._dials.get(name)
-        return dial is not None and dial.name_sent
+        return dial is not None and dial.answered is not None
+
+    async def wait_for_ours(self, name: NodeName) -> None:
+        """Wait for the outcome of an attempt that has told the peer our name; for 5 s at most."""
+        dial = self._dials.get(name)
+        await trio.lowlevel.checkpoint()
+        if dial is not None and dial.answered is not None:
+            with trio.move_on_after(RIVAL_PATIENCE):
+                await dial.answered.wait()
 
     def inbound_began(self, name: NodeName) -> None:
         """A connection from that peer (so it says) is being accepted."""
@@ -124,28 +142,22 @@ class Dialler:
             dial.settled.set()
 
     async def _dial(self, name: NodeName, dial: _Dial) -> None:
-        give_up_on_rival = None
+        turned_away = None
         await trio.lowlevel.checkpoint()
-        with trio.move_on_after(self._connect_timeout) as patience:  # noqa: ASYNC912 - it dials
+        with trio.move_on_after(self._connect_timeout):  # noqa: ASYNC912 - it dials
             while name not in self._local.peers:
-                dial.name_sent = False
                 try:
                     with trio.CancelScope() as dial.attempt:  # noqa: ASYNC912 - it dials
                         await self._attempt(name, dial)
                         return
                 except HandshakeNok as nok:
-                    now = trio.current_time()
-                    if give_up_on_rival is None:
-                        give_up_on_rival = now + RIVAL_PATIENCE
-                        patience.deadline = max(patience.deadline, give_up_on_rival)
-                    if now >= give_up_on_rival:
-                        raise PeerUnreachable(
-                            f"{name} kept saying that it dials us itself, but no connection came"
-                        ) from nok
-                dial.name_sent = False
+                    turned_away = nok
                 await self._leave_way(name)
             return
-        raise PeerUnreachable(f"{name}: no answer within {self._connect_timeout:g} s")
+        within = f"within {self._connect_timeout:g} s"
+        if turned_away is not None:
+            raise PeerUnreachable(f"{turned_away}; no connection came {within}") from turned_away
+        raise PeerUnreachable(f"{name}: no answer {within}")
 
     async def _leave_way(self, name: NodeName) -> None:
         """Give the peer's own connection a moment."""
@@ -170,7 +182,8 @@ class Dialler:
                 await self._leave_way(name)
                 if name in self._local.peers:
                     return
-            done, rival = await self._shake(stream, name, dial)
+            with dial.awaits_answer():
+                done, rival = await self._shake(stream, name)
             kept = self._local.adopt(stream, done, dialled=True, rival=rival) is not None
         except HandshakeRefused as error:
             if error.location is None:
@@ -181,12 +194,11 @@ class Dialler:
                 await trio.aclose_forcefully(stream)
 
     async def _shake(  # noqa: ASYNC910 - eof() always raises
-        self, stream: trio.abc.Stream, name: NodeName, dial: _Dial
+        self, stream: trio.abc.Stream, name: NodeName
     ) -> tuple[Done, bool]:
         cookie = self._local.cookies.for_peer(name)
         machine = Initiator(self._local.identity(), name, cookie, self._local.challenges)
         rival = True
-        dial.name_sent = True
         try:
             await stream.send_all(machine.begin())
             while True:

@@ -162,7 +162,7 @@ class Initiator(Machine):
     def _meaning_of_eof(self) -> ConnectError:
         if not self._buffer:
             if self._state is State.AWAIT_STATUS:
-                return HandshakeNok(f"{self._dialled} closed upon this node's name")
+                return HandshakeNok(f"{self._dialled} closed without answering")
             if self._state is State.AWAIT_ACK:
                 return CookieRejected(
                     f"{self._dialled} closed upon this node's proof: most likely another cookie"

@@ -47,8 +47,6 @@ logger = logging.getLogger("barnacle_trio.node")
 
 GOODBYE_TIMEOUT = 0.5
 """Seconds, at most, for what is queued to leave when a node leaves."""
-YOUNG = 1.0
-"""Seconds within which two connections between the same incarnations count as one race."""
 
 
 class Node(Talking):
@@ -289,11 +287,9 @@ class Node(Talking):
             rival
             and old is not None
             and old.peer.creation == done.peer.creation
-            and old.dialled != dialled
-            and trio.current_time() - old.up_since < YOUNG
-            # Both sides dialled and both attempts got through: both keep the greater name's.
-            and (self._name if old.dialled else old.peer.name) > min(self._name, old.peer.name)
-        ):
+            and old.dialled
+            and not dialled
+        ):  # both sides dialled: what the peer said yes to is up there, of the other who knows
             return None
         connection = Connection(
             stream,
