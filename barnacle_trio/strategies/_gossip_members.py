@@ -195,24 +195,23 @@ class Members:
           PacketError: the packet is to be ignored.
         """
         name = packet.name
-        member = self._members.get(name)
         if packet.kind == "goodbye":
-            return self._take_goodbye(packet, source, member)
+            return self._take_goodbye(packet, source)
         self._admission.check(name, source)
+        self.alive(now)
         if name == self._local:
-            self.alive(now)
             return "ourselves"
+        member = self._members.get(name)
         if member is None:
             self._check_room(source, now)
-            self.alive(now)
             self._members[name] = _Member(self.listened, source, packet.session)
             return "new"
-        self.alive(now)
         member.heard, member.source, member.session = self.listened, source, packet.session
         self._members.move_to_end(name)
         return "known"
 
-    def _take_goodbye(self, packet: Packet, source: str, member: _Member | None) -> Heard:
+    def _take_goodbye(self, packet: Packet, source: str) -> Heard:
+        member = self._members.get(packet.name)
         if member is None:
             return "unknown"
         # Others can forge a goodbye, or send one again that the node said in an earlier life.
