@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
@@ -23,7 +23,7 @@ from barnacle_trio.strategies._time import time_to_answer
 
 ASK_DEADLINE = 2.0
 """Seconds that the port mapper at one host has to list its nodes."""
-MAX_ASKED_AT_ONCE = 64
+MAX_ASKED_AT_ONCE = 256  # of the 1024 files that a process may have open by default
 MAX_AT_ONE_HOST = 1000
 """How many of the nodes at one host are named; where there are more, the answer is partial."""
 
@@ -58,12 +58,14 @@ Basename: TypeAlias = str | Iterable[str] | Ask | None
 class Named:
     """The nodes at some hosts, their names unchecked: the barnacle reports those that are none.
 
-    ``errors`` says why there may be more; ``answered`` is false where no host could be asked.
+    ``errors`` says why there may be more; ``answered`` is false where no host could be asked;
+    ``failing`` are the hosts that could not be, in the order in which to try them again.
     """
 
     names: Sequence[str]
     errors: Sequence[DiscoveryError] = ()
     answered: bool = True
+    failing: Sequence[str] = ()
 
 
 class Naming:
@@ -80,11 +82,14 @@ class Naming:
         """Whether hosts are asked, too, after they were found; `time_to_answer` shares by it."""
         self._basenames = _checked_basenames(basename)
         self._wanted = checked_match(kept(match))
+        self._failing: Sequence[str] = ()
 
     async def names_at(self, hosts: Sequence[str], local: NodeName) -> Named:
         """Each base name at each host, or what the port mappers there list; by choice of match."""
         if self.steps == 2:
-            return await names_at(hosts, local, wanted=self._wanted)
+            named = await names_at(hosts, local, wanted=self._wanted, last=self._failing)
+            self._failing = named.failing
+            return named
         await trio.lowlevel.checkpoint()
         basenames = self._basenames or (local.basename,)
         names = [f"{basename}@{host}" for host in hosts for basename in basenames]
@@ -92,20 +97,27 @@ class Naming:
 
 
 async def names_at(
-    hosts: Sequence[str], local: NodeName, *, wanted: Callable[[NodeName], bool]
+    hosts: Sequence[str],
+    local: NodeName,
+    *,
+    wanted: Callable[[NodeName], bool],
+    last: Sequence[str] = (),
 ) -> Named:
-    """Ask the port mapper at each host for the nodes there, all at once.
+    """Ask the port mapper at each host for the nodes there, `MAX_ASKED_AT_ONCE` at once.
 
     Each has `ASK_DEADLINE` seconds, and all end a little before the caller's own deadline: what is
-    known by then is kept, the others count as failed. A host that is a name is resolved as it is
-    when it is dialled: by the system.
+    known by then is kept, the others count as failed. Those that are to come ``last`` (they failed
+    before) take no time from the others. A host that is a name is resolved as it is when it is
+    dialled: by the system.
 
     Raises:
       ConfigurationError: ``ERL_EPMD_PORT`` is no port.
     """
     asking = _Asking(mapper_port())
+    among = set(hosts)
+    later = dict.fromkeys(host for host in last if host in among)
     with trio.move_on_after(time_to_answer()):
-        await asking.ask(hosts)
+        await asking.ask([*(host for host in hosts if host not in later), *later])
     names: list[str] = []
     errors: list[DiscoveryError] = []
     for host in hosts:
@@ -116,26 +128,37 @@ async def names_at(
         elif host not in asking.listed:
             text = f"the port mapper at {shorten(host)} gave no answer in time"
             errors.append(DiscoveryError(text))
-    return Named(names=names, errors=errors, answered=bool(asking.listed) or not hosts)
+    return Named(
+        names=names,
+        errors=errors,
+        answered=bool(asking.listed) or not hosts,
+        failing=[
+            *(host for host in later if host not in asking.asked),
+            *(host for host in asking.asked if host not in asking.listed),
+        ],
+    )
 
 
 class _Asking:
     """One round of questions; its answers are those that came before it was cancelled."""
 
     def __init__(self, port: int) -> None:
+        self.asked: dict[str, None] = {}  # in their order
         self.listed: dict[str, Sequence[str]] = {}
         self.failed: dict[str, DiscoveryError] = {}
         self._port = port
         self._room = MAX_NAMES
-        self._at_once = trio.CapacityLimiter(MAX_ASKED_AT_ONCE)
 
-    async def ask(self, hosts: Iterable[str]) -> None:
+    async def ask(self, hosts: Sequence[str]) -> None:
+        waiting = iter(hosts)
         async with trio.open_nursery() as nursery:
-            for host in hosts:
-                nursery.start_soon(self._ask, host)
+            for _ in hosts[:MAX_ASKED_AT_ONCE]:
+                nursery.start_soon(self._ask_each, waiting)
 
-    async def _ask(self, host: str) -> None:
-        async with self._at_once:
+    async def _ask_each(self, waiting: Iterator[str]) -> None:
+        await trio.lowlevel.checkpoint()
+        for host in waiting:
+            self.asked[host] = None
             try:
                 with trio.move_on_after(ASK_DEADLINE):
                     self._keep(host, (await ask_names(host, self._port)).names)
