@@ -179,7 +179,11 @@ class PostgresServer:
 
 
 def _lives(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return False
+    return state != "Z"  # dead, but whoever inherited it has not noticed yet
 
 
 def _send(number: signal.Signals, pids: list[int]) -> None:
