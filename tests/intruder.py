@@ -12,7 +12,7 @@ import trio
 
 from barnacle_trio.distribution import Node, open_node
 from barnacle_trio.distribution import _control as control
-from barnacle_trio.distribution._flags import PLAIN
+from barnacle_trio.distribution._flags import PLAIN, Flag
 from barnacle_trio.distribution._frames import FrameDecoder, frame
 from barnacle_trio.epmd import lookup
 from barnacle_trio.etf import Atom, Pid, Reference
@@ -52,16 +52,18 @@ async def drained(stream: trio.abc.ReceiveStream) -> bytes:
     return data
 
 
-async def intrude(port: int, name: str, cookie: str = COOKIE) -> trio.SocketStream:
+async def intrude(
+    port: int, name: str, cookie: str = COOKIE, flags: Flag = PLAIN
+) -> trio.SocketStream:
     """A peer that knows the cookie, by hand."""
     stream = await trio.open_tcp_stream("127.0.0.1", port)
-    await be_let_in(stream, name, cookie)
+    await be_let_in(stream, name, cookie, flags)
     return stream
 
 
-async def be_let_in(stream: trio.abc.Stream, name: str, cookie: str) -> None:
+async def be_let_in(stream: trio.abc.Stream, name: str, cookie: str, flags: Flag = PLAIN) -> None:
     """Shake hands by hand."""
-    await stream.send_all(name_message(name.encode()))
+    await stream.send_all(name_message(name.encode(), int(flags)))
     data = b""
     while len(data) < 5 or len(data) < 5 + 2 + int.from_bytes(data[5:7]):
         data += await stream.receive_some(1000)
@@ -78,9 +80,10 @@ async def be_let_in(stream: trio.abc.Stream, name: str, cookie: str) -> None:
 class Intruder:
     """A peer that was let in, and says and hears control messages."""
 
-    def __init__(self, name: str, stream: trio.abc.Stream) -> None:
+    def __init__(self, name: str, stream: trio.abc.Stream, flags: Flag = PLAIN) -> None:
         self.name = name
         self.stream = stream
+        self.flags = flags
         self._frames = FrameDecoder()
         self._heard: list[control.Message] = []
 
@@ -102,14 +105,15 @@ class Intruder:
             data = await self.stream.receive_some(65536)
             assert data, "the node closed the connection"
             bodies = self._frames.feed(bytes(data))
-            heard = [control.parse(body) for body in bodies if body]
+            headed = Flag.FRAGMENTS in self.flags
+            heard = [control.parse(body, headed=headed) for body in bodies if body]
             self._heard += [each for each in heard if not _is_probe(each)]
         return self._heard.pop(0)
 
     async def heard_last(self) -> list[control.Message]:
         """All that was heard until the node has acted on everything that was sent."""
         ref = self.ref(0xFFFF)
-        await self.send(control.monitor(self.pid(0xFFFF), Atom("nobody at all"), ref))
+        await self.send(control.monitor(self.pid(0xFFFF), Atom("nobody at all"), ref, self.flags))
         heard: list[control.Message] = []
         while True:
             each = await self.hear()
@@ -123,12 +127,14 @@ def _is_probe(heard: control.Message) -> bool:
 
 
 @asynccontextmanager
-async def open_intruder(node: Node, port: int, name: str | None = None) -> AsyncIterator[Intruder]:
+async def open_intruder(
+    node: Node, port: int, name: str | None = None, *, flags: Flag = PLAIN
+) -> AsyncIterator[Intruder]:
     """Have a peer by hand let in by a node."""
     name = name or unique("intruder")
-    stream = await intrude(port, name)
+    stream = await intrude(port, name, flags=flags)
     try:
         await node.hidden_nodes.wait_value(lambda there: name in there)
-        yield Intruder(name, stream)
+        yield Intruder(name, stream, flags)
     finally:
         await trio.aclose_forcefully(stream)

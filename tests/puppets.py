@@ -126,10 +126,11 @@ async def open_stage(
     name: str | None = None,
     beam_name: str | None = None,
     hidden: bool = False,
+    **options: Any,
 ) -> AsyncIterator[Stage]:
     """Open a node of ours and a BEAM node, and connect them."""
     async with (
-        open_node(name or unique("py"), cookie=COOKIE, hidden=hidden) as node,
+        open_node(name or unique("py"), cookie=COOKIE, hidden=hidden, **options) as node,
         open_beam(erlang, beam_name) as beam,
         open_on(node, beam) as stage,
     ):
