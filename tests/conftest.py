@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import socket
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +55,15 @@ def erlang(request: pytest.FixtureRequest) -> Erlang:
     """Each Erlang runtime that there is, one after the other."""
     found: Erlang = request.param
     return found
+
+
+@pytest.fixture(scope="session")
+def kube_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of the one real Kubernetes API server that all workers share."""
+    from tests.kube_server import end_kube
+
+    folder = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = folder.parent
+    yield folder
+    end_kube(folder)

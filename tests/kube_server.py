@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.error import HTTPError
 
 import pytest
@@ -33,9 +33,12 @@ START = "KUBE_APISERVER_START"
 ADMIN_TOKEN = "admintoken"
 POD_TOKEN = "podtoken"
 POD_USER = "system:serviceaccount:default:barnacle"
-_MISSING = f"{START} is not set: NOT tested against a real Kubernetes API server"
 
-requires_kube = pytest.mark.skipif(START not in os.environ, reason=_MISSING)
+
+def require_kube() -> None:
+    """Skip the test, with a reason, where there is no server to be had."""
+    if START not in os.environ:
+        pytest.skip(f"{START} is not set: NOT tested against a real Kubernetes API server")
 
 
 @dataclass
@@ -45,6 +48,7 @@ class KubeServer:
     folder: Path
     port: int
     etcd_port: int
+    slices_group: str = "discovery.k8s.io/v1beta1"
     _starter: subprocess.Popen[str] | None = field(default=None, repr=False)
 
     @property
@@ -90,17 +94,20 @@ class KubeServer:
             assert time.monotonic() < deadline, "the API server never became ready"
             time.sleep(0.05)
 
+    def compact(self) -> None:
+        """Have the store forget all versions but the present ones."""
+
+        def ask(path: str, body: Mapping[str, str]) -> Any:
+            url = f"http://127.0.0.1:{self.etcd_port}/v3/kv/{path}"
+            with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=10) as answer:
+                return json.loads(answer.read())
+
+        revision = ask("range", {"key": "AA=="})["header"]["revision"]
+        ask("compaction", {"revision": revision})
+
     def kill(self) -> None:
         """End it without a word; what it stored stays. Its starter then ends the store."""
         os.kill(int((self.folder / "pid").read_text()), signal.SIGKILL)
-        self._wait()
-
-    def stop(self) -> None:
-        if self._starter is not None:
-            self._starter.terminate()
-            self._wait()
-
-    def _wait(self) -> None:
         if self._starter is not None:
             self._starter.wait(20)
             assert self._starter.stdout is not None
@@ -119,7 +126,7 @@ class KubeServer:
         self,
         method: str,
         path: str,
-        body: object = None,
+        body: Any = None,
         *,
         content_type: str = "application/json",
         text: bool = False,
@@ -145,10 +152,26 @@ class KubeServer:
                 return error.code, json.loads(error.read())
 
 
+class Server(Protocol):
+    """What tests need of a server, real or not."""
+
+    slices_group: str
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def ca(self) -> str: ...
+
+    def request(
+        self, method: str, path: str, body: Any = None, *, content_type: str = ..., text: bool = ...
+    ) -> Any: ...
+
+
 class Namespace:
     """A namespace of a test's own, and what a kubelet and the controllers would do in it."""
 
-    def __init__(self, server: KubeServer) -> None:
+    def __init__(self, server: Server) -> None:
         self.server = server
         self.name = f"test-{secrets.token_hex(4)}"
         self._post("/api/v1/namespaces", {"metadata": {"name": self.name}})
@@ -159,7 +182,7 @@ class Namespace:
 
     @property
     def slices(self) -> str:
-        return f"/apis/discovery.k8s.io/v1beta1/namespaces/{self.name}/endpointslices"
+        return f"/apis/{self.server.slices_group}/namespaces/{self.name}/endpointslices"
 
     def _post(self, path: str, body: object) -> Any:
         return self.server.request("POST", path, body)
@@ -281,5 +304,6 @@ def end_kube(shared: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (shared / "kube.json").unlink(missing_ok=True)
         for server in _started:
-            server.stop()
+            if server._starter is not None:
+                server.kill()
     _started.clear()
