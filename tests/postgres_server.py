@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 import trio
+import trustme
 
 from tests.conftest import free_port
 
@@ -95,10 +96,15 @@ class PostgresServer:
         }
         return " ".join(f"{key}={value}" for key, value in {**words, **more}.items())
 
-    @property
-    def running(self) -> bool:
-        """Whether it runs, well or frozen."""
-        return self._process is not None
+    def write_certificate(self, certificate: trustme.LeafCert) -> list[str]:
+        """Give it a certificate; the settings that name it, for `start`."""
+        key, chain = self.folder / "key.pem", self.folder / "chain.pem"
+        certificate.private_key_pem.write_to_path(key)
+        chain.write_bytes(b"".join(each.bytes() for each in certificate.cert_chain_pems))
+        key.chmod(0o600)
+        if _NOBODY:
+            shutil.chown(key, _NOBODY["user"])
+        return [f"ssl_key_file={key}", f"ssl_cert_file={chain}"]
 
     async def start(self, *settings: str) -> None:
         """Start it and wait until it takes connections; ``settings`` as ``name=value``."""
