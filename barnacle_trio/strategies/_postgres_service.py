@@ -202,6 +202,8 @@ class Service:
                 echo_due = math.inf
                 if not self._up:
                     settled_at = self._came_up()
+                elif self._members.expire(trio.current_time()):
+                    self._changed()
             if trio.current_time() >= settled_at:
                 self._settled.set()
                 settled_at = math.inf
@@ -228,8 +230,8 @@ class Service:
     def _take(self, notifications: Iterable[Notification]) -> bool:
         """Take what was said; whether one's own heartbeat was among it.
 
-        It comes to all listeners in the same order. So when one's own comes back, everything said
-        before has been heard, and whoever is silent for too long by then has been silent.
+        All listeners hear all in the same order. So once one's own is heard, whatever was said
+        before it has been heard too: whoever seems silent for too long now has been silent.
         """
         now = trio.current_time()
         echoed = different = False
@@ -240,7 +242,6 @@ class Service:
             match self._members.hear(said.payload, now):
                 case "own":
                     echoed = True
-                    different |= self._members.expire(now)
                 case "new":
                     different = True
                     self._pace.met(now, len(self._members))
