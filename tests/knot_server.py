@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -98,6 +99,13 @@ class KnotServer:
         """Have it answer nobody, while the kernel takes what is sent."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        while any(state != "T" for state in self._states()):  # it has many threads
+            time.sleep(0.001)
+
+    def _states(self) -> list[str]:
+        assert self._process is not None
+        tasks = Path(f"/proc/{self._process.pid}/task").glob("*/stat")
+        return [task.read_text().rpartition(") ")[2][0] for task in tasks]
 
     def thaw(self) -> None:
         """Undo `freeze`."""
