@@ -170,14 +170,18 @@ async def test_sessions_that_are_ended_are_replaced_at_once(server: PostgresServ
 
 
 async def test_nobodys_name_expires_by_an_outage(server: PostgresServer, impatient: None) -> None:
-    async with serving(postgres(server.dsn(), interval=0.2, expire_after=0.6)) as strategy:
+    async with serving(postgres(server.dsn(), interval=0.1, expire_after=1)) as strategy:
         await strategy(ME)
         await server.execute("SELECT pg_notify('barnacle', %s)", FRIEND)
+        while not await strategy(ME):  # noqa: ASYNC110 - it is on its way
+            await trio.sleep(0.01)
         await server.kill()
         await trio.sleep(1)
         await server.start()
         assert await until_answered(strategy) == {FRIEND}
-        while await strategy(ME):  # noqa: ASYNC110 - but then it does
+        await trio.sleep(0.5)  # some heartbeats of one's own
+        assert set(await strategy(ME)) == {FRIEND}
+        while await strategy(ME):  # noqa: ASYNC110 - now it does
             await trio.sleep(0.02)
 
 
