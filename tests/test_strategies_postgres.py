@@ -168,8 +168,6 @@ async def test_one_strategy_serves_several_nodes(server: PostgresServer) -> None
     async with serving(strategy, "a@h") as one, serving(strategy, "b@h") as two:
         await one.until("b@h")
         await two.until("a@h")
-    with pytest.raises(DiscoveryError, match="has to be served"):
-        await strategy(NodeName("a@h"))
 
 
 async def test_as_a_part_of_others_it_is_served_too(server: PostgresServer) -> None:
@@ -201,7 +199,9 @@ async def test_who_merely_asks_is_not_named(server: PostgresServer) -> None:
             assert set(await strategy(ME)) == {"friend@h"}
             await strategy.leave(ME)  # type: ignore[attr-defined]
             nursery.cancel_scope.cancel()
+        assert set(await strategy(ME)) == {"friend@h"}  # nobody serves it
         assert await friend.ask() == set()
+        assert len(await server.sessions()) == 1
 
 
 async def test_it_keeps_to_what_a_barnacle_relies_on(server: PostgresServer) -> None:

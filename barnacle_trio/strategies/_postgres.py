@@ -50,8 +50,9 @@ def postgres(
 
     While the server is away the answer is a failed one, and it is tried again after 0.2 s,
     doubling to 10 s, with full jitter. Nobody's name expires for that: only time counts in which
-    this node hears what it says itself. The first answer waits for the server, and where it is the
-    only one (`run_once`) for one interval, in which everybody says its name.
+    this node hears what it says itself. The first answer waits for the server; the only one of
+    `run_once`, or of a strategy that nobody serves, for one interval too, in which everybody says
+    its name.
 
     Everything runs on libpq's non-blocking calls, without threads, save that host names are looked
     up as Trio does it. (Those in a service file are looked up by libpq, which blocks; and it reads
@@ -115,11 +116,26 @@ class _Postgres:
         return f"postgres({self._dsn.shown!r}, channel={self._channel!r}{match})"
 
     async def __call__(self, local: NodeName) -> frozenset[NodeName]:
-        await trio.lowlevel.checkpoint()
         for service in reversed(self._services):
             if service.local == local:
                 return await service.answer()
-        raise DiscoveryError("PostgreSQL: nobody listens; postgres() has to be served")
+        return await self._listen_once(local)
+
+    async def _listen_once(self, local: NodeName) -> frozenset[NodeName]:
+        """Not being served, listen for one answer alone, without a word."""
+        service = self._service(local, asked_by_nobody)
+        error: DiscoveryError | None = None
+        names: frozenset[NodeName] = frozenset()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.run)
+            try:
+                names = await service.answer()
+            except DiscoveryError as failed:
+                error = failed  # raised once it is alone: the nursery would wrap it into a group
+            nursery.cancel_scope.cancel("one answer was wanted")
+        if error is not None:
+            raise error
+        return names
 
     async def serve(
         self,
@@ -129,6 +145,15 @@ class _Postgres:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Listen, and tell of the local node, until cancelled."""
+        service = self._service(local, changed)
+        self._services.append(service)
+        try:
+            task_status.started()
+            await service.run()
+        finally:
+            self._services.remove(service)
+
+    def _service(self, local: NodeName, changed: Callable[[], None]) -> Service:
         from barnacle_trio.strategies._postgres_service import Channels, Service
 
         pace = Pace(self._interval, rng=random.random)
@@ -136,7 +161,7 @@ class _Postgres:
             pace.stop()  # who hears a name dials it
         # Who is asked again tells of each name as it comes.
         asked_again = changed not in (asked_once, asked_by_nobody)
-        service = Service(
+        return Service(
             repr(self),
             self._dsn,
             Channels(
@@ -154,12 +179,6 @@ class _Postgres:
             changed=changed,
             settled_after=0 if asked_again else self._interval * (1 + JITTER),
         )
-        self._services.append(service)
-        try:
-            task_status.started()
-            await service.run()
-        finally:
-            self._services.remove(service)
 
     async def leave(self, local: NodeName) -> None:
         """Say goodbye to those who listen; libcluster_postgres has no ear for that."""

@@ -190,14 +190,14 @@ class Service:
         if self._pace.stopped:  # there will be no echo to go by
             settled_at = self._came_up()
         while True:
-            if self._leaving.is_set() and not self._left.is_set():
-                self._pace.stop()
-                await connection.notify(self._channels.goodbyes, self.local)
-                self._left.set()
             if trio.current_time() >= self._pace.due:
                 await connection.notify(self._channels.heartbeats, self.local)
                 self._pace.told(trio.current_time())
                 echo_due = min(echo_due, trio.current_time() + ANSWER_WITHIN)
+            if self._leaving.is_set() and not self._left.is_set():
+                self._pace.stop()
+                await connection.notify(self._channels.goodbyes, self.local)
+                self._left.set()
             if self._take(connection.receive_nowait()):
                 echo_due = math.inf
                 if not self._up:
