@@ -106,6 +106,15 @@ class PostgresServer:
             shutil.chown(key, _NOBODY["user"])
         return [f"ssl_key_file={key}", f"ssl_cert_file={chain}"]
 
+    @contextmanager
+    def in_environment(self) -> Iterator[None]:
+        """Have it be the server of libpq's environment, here and in programs that are started."""
+        words = {"HOST": HOST, "PORT": str(self.port), "USER": USER, "PASSWORD": PASSWORD}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {**words, "DATABASE": DATABASE}.items():
+                patch.setenv(f"PG{name}", value)
+            yield
+
     async def start(self, *settings: str) -> None:
         """Start it and wait until it takes connections; ``settings`` as ``name=value``."""
         assert self._process is None

@@ -23,6 +23,12 @@ def strategy_of(*words: str, **more: list[str]) -> str:
         ("erlang-hosts", "erlang_hosts()"),
         ("erlang-hosts:/etc/hosts.erlang", "erlang_hosts('/etc/hosts.erlang')"),
         ("dns:my-app.internal", "dns('my-app.internal')"),
+        ("postgres", "postgres('', channel='barnacle')"),
+        ("postgres:my_cluster", "postgres('', channel='my_cluster')"),
+        (
+            "postgres:my_cluster@postgresql://me:secret@h/my_app",
+            "postgres('host=h dbname=my_app', channel='my_cluster')",
+        ),
         ("dns:app@a.internal,app@b.internal", "dns('a.internal', 'b.internal')"),
     ],
 )
@@ -79,6 +85,10 @@ def test_words_that_need_ones_own_base_name_are_known(
         (["local-epmd:"], "write local-epmd"),
         (["erlang-hosts:"], "write erlang-hosts[:FILE]"),
         (["dns"], "write dns:"),
+        (["postgres:"], "write postgres[:CHANNEL"),
+        (["postgres:@host=h"], "write postgres[:CHANNEL"),
+        (["postgres:my_cluster@"], "write postgres[:CHANNEL"),
+        (["postgres:my_cluster@secret"], "not a PostgreSQL connection string"),
         (["dns:@a.internal"], "write dns:"),
         (["dns:app@"], "write dns:"),
     ],

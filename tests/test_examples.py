@@ -26,6 +26,7 @@ from tests.conftest import free_port
 from tests.dns_server import open_dns_server, resolver_for
 from tests.elixir import COUNTER, hold
 from tests.erlang import Erlang
+from tests.postgres_server import open_postgres_server
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
@@ -53,6 +54,7 @@ WITH_HELP = (
     "fixed_port.py",
     "meet_beam.py",
     "serve_elixir.py",
+    "strategy_postgres.py",
     "testing_a_program.py",
 )
 """Examples with a test of their own below."""
@@ -268,3 +270,13 @@ async def test_dns_by_a_name_of_ones_own(
         with trio.fail_after(DEADLINE):
             await load("strategy_dns.py").main("my-app.test", "friend")
     assert capsys.readouterr().out == "up: friend@127.0.0.1\n"
+
+
+async def test_they_meet_in_a_database(epmd_port: int) -> None:
+    async with open_postgres_server() as server:
+        printed, told = await run(*command("strategy_postgres.py", server.dsn()))
+        assert printed == promised("strategy_postgres.py")
+        assert not told
+        with server.in_environment():
+            printed, told = await run(*command("strategy_postgres.py", "", "my_cluster"))
+        assert printed == promised("strategy_postgres.py")

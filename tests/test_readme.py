@@ -2,7 +2,7 @@
 
 An invisible comment before a block says what the block needs, parted by semicolons: ``peer NAME``
 is a node that is up, ``beam NAME [SERVER]`` a BEAM node of each release (with a GenServer that is
-shown), ``dns NAME ADDRESS`` a record, ``env NAME=VALUE``, ``file NAME TEXT``, ``port NUMBER`` a
+shown), ``dns NAME ADDRESS`` a record, ``postgres CHANNEL NAME`` a database in which that node says its name, ``env NAME=VALUE``, ``file NAME TEXT``, ``port NUMBER`` a
 number that a free port takes the place of, ``signal NAME`` comes once it is caught. A block of text
 right after one of Python is what that prints, and a session of `iex` is had with it while it runs.
 """
@@ -28,7 +28,7 @@ import trio
 from trio.testing import MockClock
 
 import barnacle_trio
-from barnacle_trio import Atom, Barnacle, Node, open_node
+from barnacle_trio import Atom, Barnacle, Node, open_barnacle, open_node, postgres
 from barnacle_trio.epmd import serve_epmd
 from barnacle_trio.strategies import _queries
 from tests.beam import Beam, open_beam
@@ -36,6 +36,7 @@ from tests.conftest import free_port
 from tests.dns_server import open_dns_server, resolver_for
 from tests.elixir import COUNTER, SERVERS, hold, to_erlang
 from tests.erlang import Erlang, require_erlangs
+from tests.postgres_server import open_postgres_server
 from tests.strictly import type_errors
 
 ROOT = Path(__file__).parent.parent
@@ -165,6 +166,13 @@ async def surroundings(
             for record in block.wants("dns"):
                 await server.set_records(*record.split())
             stack.enter_context(every_resolver_asks(server.port))
+        for wanted in block.wants("postgres"):
+            postgres_server = await stack.enter_async_context(open_postgres_server())
+            stack.enter_context(postgres_server.in_environment())
+            channel, peer = wanted.split()
+            node = await stack.enter_async_context(open_node(peer, cookie=COOKIE))
+            strategy = postgres(postgres_server.dsn(), channel=channel)
+            await stack.enter_async_context(open_barnacle(strategy, node))
         yield beams
 
 

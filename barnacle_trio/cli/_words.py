@@ -16,6 +16,7 @@ from barnacle_trio import (
     local_epmd,
     merge,
     only,
+    postgres,
 )
 from barnacle_trio._names import shorten
 
@@ -129,6 +130,15 @@ def _dns(argument: str | None) -> Strategy:
     return parts[0] if len(parts) == 1 else merge(*parts)
 
 
+def _postgres(argument: str | None) -> Strategy:
+    if argument is None:
+        return postgres("")
+    channel, at, dsn = argument.partition("@")
+    if not channel or (at and not dsn):
+        raise ConfigurationError(f"something is missing: write {KINDS['postgres'].form}")
+    return postgres(dsn, channel=channel)
+
+
 def _depends_on_own_name(word: str) -> bool:
     kind, _, argument = word.partition(":")
     return kind == "dns" and not all("@" in item for item in argument.split(","))
@@ -155,6 +165,12 @@ KINDS: dict[str, Kind] = {
         meaning="BASENAME@ADDRESS for each address (A, AAAA) of a DNS name; without BASENAME, "
         "the node's own",
         build=_dns,
+    ),
+    "postgres": Kind(
+        form="postgres[:CHANNEL[@DSN]]",
+        meaning="who says its name on a channel of a PostgreSQL database (extra postgres); without "
+        "DSN, the one of libpq's environment (PGHOST, PGPASSWORD, ...)",
+        build=_postgres,
     ),
 }
 """The kinds of words that there are. The help and the errors are written from this table."""
