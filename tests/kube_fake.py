@@ -6,13 +6,16 @@ It answers in the shapes of the real one (a test holds the two together), serves
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -414,3 +417,64 @@ async def open_fake_kube(
 
 
 _AUTHORITY = Authority()
+
+
+def populate(fake: FakeKube, *addresses: str) -> None:
+    """Pods that serve, with the label ``app=my-app``, in the namespace ``default``."""
+    for number, address in enumerate(addresses):
+        pod = {
+            "metadata": {"labels": {"app": "my-app"}},
+            "status": {
+                "phase": "Running",
+                "podIP": address,
+                "conditions": [{"type": "Ready", "status": "True"}],
+            },
+        }
+        fake.put(f"/api/v1/namespaces/default/pods/pod-{number}", pod, "ADDED")
+
+
+def write_kubeconfig(fake: FakeKube, folder: Path) -> Path:
+    """A file by which ``kubectl`` would find the server; it is JSON, which is YAML too."""
+    cluster = {
+        "server": fake.url,
+        "certificate-authority-data": base64.b64encode(fake.ca.encode()).decode(),
+    }
+    config = folder / "kubeconfig"
+    content = {
+        "current-context": "fake",
+        "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "admin"}}],
+        "clusters": [{"name": "fake", "cluster": cluster}],
+        "users": [{"name": "admin", "user": {"token": ADMIN_TOKEN}}],
+    }
+    draft = config.with_suffix(".draft")
+    draft.write_text(json.dumps(content))
+    draft.rename(config)
+    return config
+
+
+@asynccontextmanager
+async def open_fake_kube_process(folder: Path, *addresses: str) -> AsyncIterator[Path]:
+    """The same in a process of its own, with some pods; the kubeconfig that leads to it."""
+    command = [sys.executable, "-m", "tests.kube_fake", str(folder), *addresses]
+    process = await trio.lowlevel.open_process(command, cwd=Path(__file__).parent.parent)
+    try:
+        with trio.fail_after(30):
+            while not (folder / "kubeconfig").exists():
+                assert process.poll() is None
+                await trio.sleep(0.01)
+        yield folder / "kubeconfig"
+    finally:
+        process.kill()
+        with trio.move_on_after(5, shield=True):
+            await process.wait()
+
+
+async def _main(folder: str, *addresses: str) -> None:
+    async with open_fake_kube() as fake:
+        populate(fake, *addresses)
+        write_kubeconfig(fake, Path(folder))
+        await trio.sleep_forever()
+
+
+if __name__ == "__main__":
+    trio.run(_main, *sys.argv[1:])

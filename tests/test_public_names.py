@@ -29,8 +29,8 @@ NAMES = {
         PeerUnreachable PeerUp Pid Port Process ProcessDown ProcessExit Reference
         RefreshFailed RefreshResult Refreshed RemoteError RemoteProtocolError RestartPolicy
         Restarted Resumed ShutDown Status Strategy Transport barnacle_child custom_transport
-        dns dns_srv epmd erlang_hosts fallback fly gossip kubernetes_dns kubernetes_dns_srv
-        local_epmd merge only open_barnacle open_node postgres remember rename run_once
+        dns dns_srv epmd erlang_hosts fallback fly gossip kubernetes kubernetes_dns
+        kubernetes_dns_srv local_epmd merge only open_barnacle open_node postgres remember rename run_once
         serve_barnacle supervise
     """,
     "barnacle_trio.distribution": "Down Exit Mailbox Node NodeOptions Process open_node",
@@ -42,7 +42,7 @@ NAMES = {
         decode decode_prefix encode
     """,
     "barnacle_trio.strategies": """
-        ASK dns dns_srv epmd erlang_hosts fallback fly gossip kubernetes_dns
+        ASK dns dns_srv epmd erlang_hosts fallback fly gossip kubernetes kubernetes_dns
         kubernetes_dns_srv local_epmd merge only postgres remember rename
     """,
     "barnacle_trio.testing": """

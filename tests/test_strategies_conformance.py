@@ -24,6 +24,7 @@ from barnacle_trio.strategies import (
     erlang_hosts,
     fallback,
     fly,
+    kubernetes,
     kubernetes_dns,
     kubernetes_dns_srv,
     local_epmd,
@@ -34,6 +35,7 @@ from barnacle_trio.strategies import (
 )
 from tests.dns_server import DnsServer, open_dns_server, resolver_for
 from tests.epmd_lab import real_epmd
+from tests.kube_fake import open_fake_kube_process
 
 LOCAL = NodeName("my_app@10.0.0.1")
 FEW = ["10.0.0.1", "10.0.0.2", "fd00::1"]
@@ -54,6 +56,7 @@ async def lab(tmp_path: Path, epmd_port: int) -> AsyncIterator[Lab]:
         real_epmd(epmd_port),
         open_registration("other", 4000),
         open_dns_server(tmp_path, zones=["internal", "cluster.local"]) as server,
+        open_fake_kube_process(tmp_path, *FEW),
     ):
         await server.set_targets("srv.x.svc.test", "pod-0.test", "pod-1.test")
         await server.set_records("few.test", *FEW)
@@ -76,6 +79,9 @@ STRATEGIES: dict[str, Callable[[Lab], Strategy]] = {
     "dns_srv": lambda lab: dns_srv("srv.x.svc.test", resolver=resolver_for(lab.dns.port)),
     "epmd": lambda _lab: epmd(["a@10.0.0.1", "b@10.0.0.2"]),
     "fly": lambda lab: fly("my-app", basename="a", resolver=resolver_for(lab.dns.port)),
+    "kubernetes": lambda lab: kubernetes(
+        "app=my-app", lookup="pods", kubeconfig=lab.folder / "kubeconfig"
+    ),
     "kubernetes_dns": lambda lab: kubernetes_dns(
         "web", "default", resolver=resolver_for(lab.dns.port)
     ),

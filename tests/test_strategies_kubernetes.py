@@ -12,7 +12,7 @@ from barnacle_trio._strategy import ServedStrategy
 from barnacle_trio.strategies import _kube_api, _kube_watch
 from barnacle_trio.strategies._kube_access import read_service_account
 from barnacle_trio.strategies._kube_api import Gone, KubeApi, Selection
-from barnacle_trio.strategies._kube_http import open_http
+from barnacle_trio.strategies._kube_connect import open_http
 from barnacle_trio.strategies._kube_wire import RESOURCES, Position
 from tests.kube_fake import FakeKube
 from tests.kube_lab import LOCAL, SELECTOR, SLICES, Lab, open_lab, serving

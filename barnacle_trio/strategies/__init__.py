@@ -12,6 +12,7 @@ from barnacle_trio.strategies._fallback import fallback
 from barnacle_trio.strategies._fly import fly
 from barnacle_trio.strategies._gossip import gossip
 from barnacle_trio.strategies._known import epmd
+from barnacle_trio.strategies._kubernetes import kubernetes
 from barnacle_trio.strategies._kubernetes_dns import kubernetes_dns, kubernetes_dns_srv
 from barnacle_trio.strategies._local_epmd import local_epmd
 from barnacle_trio.strategies._merge import merge
@@ -29,6 +30,7 @@ __all__ = [
     "fallback",
     "fly",
     "gossip",
+    "kubernetes",
     "kubernetes_dns",
     "kubernetes_dns_srv",
     "local_epmd",

@@ -90,6 +90,7 @@ class KubeApi:
         await self._list(last, listing)
 
     async def _list(self, resource: Resource, listing: Listing) -> None:
+        await trio.lowlevel.checkpoint()
         for left in reversed(range(LIST_TRIES)):
             try:
                 await self._pages(resource, listing)
@@ -171,6 +172,7 @@ class Watch:
           Gone: the changes since the version that was asked for are no longer known.
           ApiError: the connection broke, or what was sent is no event.
         """
+        await trio.lowlevel.checkpoint()
         event: WatchEvent | None = None
         while event is None:
             line = None

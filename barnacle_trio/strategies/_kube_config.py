@@ -49,6 +49,7 @@ class _Part:
 
     async def material(self, key: str) -> str | None:
         """A certificate or key, given in place (``KEY-data``, which goes first) or by a path."""
+        await trio.lowlevel.checkpoint()
         inline = self.text(f"{key}-data")
         if inline:
             try:
@@ -158,6 +159,7 @@ async def _access(cluster: _Part, user: _Part, namespace: str) -> Access:
 
 
 async def _token(user: _Part) -> str | None:
+    await trio.lowlevel.checkpoint()
     path = user.path("tokenFile")
     if path is not None:
         return checked_token(await read_text(path), str(path))

@@ -8,9 +8,10 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Final
+from typing import Final, Protocol
+from urllib.parse import urlencode, urlsplit
 
-import httpx2
+import httpcore2
 import trio
 
 from barnacle_trio._errors import DiscoveryError
@@ -29,21 +30,7 @@ MAX_REFUSAL = 64 * 1024
 MOST_PATIENCE = 120.0
 """Seconds for which a server can ask us to stay away (``Retry-After``)."""
 
-_KEEPALIVE: Final = [
-    # A server that vanished without a word is noticed after some 30 s, not after the 15 minutes
-    # that the kernel would need.
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    *(
-        (socket.IPPROTO_TCP, getattr(socket, option), value)
-        for option, value in (
-            ("TCP_KEEPIDLE", 15),
-            ("TCP_KEEPINTVL", 5),
-            ("TCP_KEEPCNT", 3),
-            ("TCP_USER_TIMEOUT", 30_000),
-        )
-        if hasattr(socket, option)  # not every system has each
-    ),
-]
+_FAILURES = (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException)
 
 
 class ApiError(DiscoveryError):
@@ -61,21 +48,29 @@ class ApiError(DiscoveryError):
         self.retry_after = retry_after
 
 
+class Requests(Protocol):
+    """What sends a request: a pool of connections."""
+
+    async def handle_async_request(self, request: httpcore2.Request) -> httpcore2.Response:
+        """Send it; the answer's body is read from the response."""
+        ...
+
+
 class Broken(ApiError):
     """The connection ended in the middle of an answer."""
 
 
 class Http:
-    """Requests to one API server, over a transport that the caller opens and closes.
+    """Requests to one API server, over connections that the caller opens and closes.
 
-    The bare transport is used: a client around it would obey the environment, keep cookies and
-    log each request. Redirects are not followed, so that the token goes where it belongs or
-    nowhere. Compressed answers are neither asked for nor read.
+    The core of httpx2 is used without the client around it, which would obey the environment, keep
+    cookies and log each request. Redirects are not followed, so that the token goes where it
+    belongs or nowhere. Compressed answers are neither asked for nor read.
     """
 
-    def __init__(self, access: Access, transport: httpx2.AsyncBaseTransport) -> None:
+    def __init__(self, access: Access, pool: Requests) -> None:
         self._access = access
-        self._transport = transport
+        self._pool = pool
 
     async def get(self, path: str, params: Mapping[str, str], *, limit: int) -> bytes:
         """The body of an answer, of at most ``limit`` bytes, within `ANSWER_WITHIN` seconds.
@@ -102,20 +97,22 @@ class Http:
     @asynccontextmanager
     async def _asked(self, path: str, params: Mapping[str, str]) -> AsyncIterator[_Answer]:
         with self.translating(), trio.fail_after(ANSWER_WITHIN):
-            response = await self._transport.handle_async_request(self._request(path, params))
+            response = await self._pool.handle_async_request(self._request(path, params))
         answer = _Answer(response)
         try:
-            if response.status_code != 200:
+            if response.status != 200:
                 raise await self._refusal(answer)
-            encoding = response.headers.get("Content-Encoding", "identity")
-            if encoding != "identity":
+            encoding = answer.header("Content-Encoding")
+            if encoding not in (None, "identity"):
                 raise ApiError(self.reason(f"answers in the encoding {shorten(encoding)}, unasked"))
             yield answer
         finally:
-            await answer.leave()
+            with trio.move_on_after(LEAVE_WITHIN, shield=True):  # which waits for nobody
+                await answer.leave()
 
-    def _request(self, path: str, params: Mapping[str, str]) -> httpx2.Request:
-        headers = {
+    def _request(self, path: str, params: Mapping[str, str]) -> httpcore2.Request:
+        headers: dict[bytes | str, bytes | str] = {
+            "Host": urlsplit(self._access.server).netloc,
             "Accept": "application/json",
             "Accept-Encoding": "identity",
             "User-Agent": "barnacle-trio",
@@ -125,16 +122,12 @@ class Http:
         extensions = {}
         if self._access.tls_name is not None:
             extensions["sni_hostname"] = self._access.tls_name
-        return httpx2.Request(
-            "GET",
-            f"{self._access.server}{path}",
-            params=dict(params),
-            headers=headers,
-            extensions=extensions,
-        )
+        url = f"{self._access.server}{path}?{urlencode(params)}"
+        return httpcore2.Request("GET", url, headers=headers, extensions=extensions)
 
     async def _refusal(self, answer: _Answer) -> ApiError:
-        status = answer.response.status_code
+        await trio.lowlevel.checkpoint()
+        status = answer.response.status
         if 300 <= status < 400:
             return ApiError(
                 self.reason("redirects to elsewhere, where it is not followed"), status=status
@@ -147,7 +140,7 @@ class Http:
         return ApiError(
             self.reason(f"answers {status}{f': {said}' if said else ''}"),
             status=status,
-            retry_after=_retry_after(answer.response.headers.get("Retry-After")),
+            retry_after=_retry_after(answer.header("Retry-After")),
         )
 
     def reason(self, what: str) -> str:
@@ -166,7 +159,7 @@ class Http:
             raise ApiError(self.reason("does not answer in time")) from error
         except Junk as error:
             raise ApiError(self.reason(f"sends {error}")) from error
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        except (*_FAILURES, OSError) as error:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> ApiError:
@@ -207,9 +200,16 @@ class Lines:
 class _Answer:
     """The body of a response, which can be left before its end."""
 
-    def __init__(self, response: httpx2.Response) -> None:
+    def __init__(self, response: httpcore2.Response) -> None:
         self.response = response
-        self._chunks = response.aiter_raw()
+        self._chunks = response.aiter_stream()
+
+    def header(self, name: str) -> str | None:
+        """A header's value, the first where it comes more than once."""
+        wanted = name.lower().encode()
+        values = (value for key, value in self.response.headers if key.lower() == wanted)
+        first = next(values, None)
+        return None if first is None else first.decode("latin-1")
 
     async def receive(self) -> bytes | None:
         return await anext(self._chunks, None)
@@ -224,27 +224,12 @@ class _Answer:
 
     async def leave(self) -> None:
         """Let go of the response; its connection is closed where anything of it is unread."""
-        try:
-            # Iterators inside the library stay open unless something is raised in the innermost.
-            with trio.CancelScope() as scope, suppress(httpx2.HTTPError):
-                scope.cancel("the rest of the answer is not wanted")
-                while await self.receive() is not None:
-                    pass
-        finally:
-            with trio.move_on_after(LEAVE_WITHIN, shield=True):
-                await self.response.aclose()
-
-
-@asynccontextmanager
-async def open_http(access: Access) -> AsyncIterator[Http]:
-    """Requests to an API server over connections that last as long as the block."""
-    async with httpx2.AsyncHTTPTransport(
-        verify=access.tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # that believes nobody
-        trust_env=False,
-        limits=httpx2.Limits(max_connections=1, max_keepalive_connections=1),
-        socket_options=_KEEPALIVE,
-    ) as transport:
-        yield Http(access, transport)
+        # Iterators inside the library stay open unless something is raised in the innermost.
+        with trio.CancelScope() as scope, suppress(*_FAILURES):
+            scope.cancel("the rest of the answer is not wanted")
+            while await self.receive() is not None:
+                pass
+        await self.response.aclose()
 
 
 def _retry_after(stated: str | None) -> float | None:

@@ -85,7 +85,7 @@ def kubernetes(
     """
     try:
         from barnacle_trio.strategies._kube_api import Selection
-        from barnacle_trio.strategies._kube_http import open_http
+        from barnacle_trio.strategies._kube_connect import open_http
         from barnacle_trio.strategies._kube_strategy import Listed, Watched
         from barnacle_trio.strategies._kube_watch import Source
     except ImportError as error:
