@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -13,9 +15,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from barnacle_trio import ConfigurationError, Node, NodeName, Process, RestartPolicy
 from barnacle_trio._errors import ProcessDown, ProcessExit, RemoteError
 from barnacle_trio.distribution import _control as control
-from barnacle_trio.distribution._inbox import Down
-from barnacle_trio.etf import Atom, Pid
+from barnacle_trio.distribution._cookie import Cookies
+from barnacle_trio.distribution._inbox import Down, Exit
+from barnacle_trio.distribution._node import run_node
+from barnacle_trio.etf import Atom, DecodeError, Limits, Pid
 from barnacle_trio.testing import MemoryNetwork, open_memory_nodes
+from barnacle_trio.testing._memory import _Place
 
 A, B, C = NodeName("a@memory"), NodeName("b@memory"), NodeName("c@memory")
 
@@ -82,6 +87,71 @@ async def test_exposed_calls_leave_the_short_way_of_messages_known(
         await a.send(("box", B), 2)
         assert await box.receive() == 2
         assert known.items() <= b._short_cut._known.items()
+
+
+async def test_a_name_leads_to_who_bears_it_now(autojump_clock: MockClock) -> None:
+    async with open_memory_nodes(A, B) as (a, b):
+        for number in range(3):
+            async with b.open_mailbox("box") as box:
+                for each in (number, number):
+                    await a.send(("box", B), each)
+                    assert await box.receive() == each
+        await a.send(("box", B), "nobody")
+        await a.ping(B)
+        async with b.open_mailbox("box") as box:
+            assert len(box) == 0
+
+
+class Once(tuple[Any, ...]):
+    """Can be walked once."""
+
+    walked = 0
+
+    def __iter__(self) -> Any:
+        self.walked += 1
+        return super().__iter__()
+
+
+async def test_the_value_of_an_exposed_function_is_encoded_once(
+    autojump_clock: MockClock,
+) -> None:
+    values: list[Once] = []
+
+    async def give() -> Once:
+        await trio.lowlevel.checkpoint()
+        values.append(Once((1, b"2", [3])))
+        return values[-1]
+
+    async with open_memory_nodes(A, B) as (a, b):
+        with b.expose({("b", "give"): give}):
+            assert await a.rpc(B, "b", "give") == (1, b"2", [3])
+            assert await b.rpc(B, "b", "give") == (1, b"2", [3])
+    assert [value.walked for value in values] == [1, 1]
+
+
+async def test_who_watches_another_nodes_call_from_here_sees_its_value(
+    autojump_clock: MockClock,
+) -> None:
+    go_on = trio.Event()
+    calls: list[Pid] = []
+
+    async def give() -> tuple[int, str]:
+        await go_on.wait()
+        return (1, "text")
+
+    async with open_memory_nodes(A, B) as (a, b), b.open_mailbox(trap_exits=True) as box:
+        with b.expose({("b", "give"): give}):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(a.rpc, B, "b", "give")
+                await wait_all_tasks_blocked()
+                calls += [pid for pid in b._processes._table.by_pid if pid != box.pid]
+                box.monitor(calls[0])
+                box.link(calls[0])
+                go_on.set()
+        for _ in range(2):
+            match await box.receive():
+                case Down(reason=reason) | Exit(reason=reason):
+                    assert reason[1:] == (Atom("return"), (1, b"text"))
 
 
 async def test_what_users_hold_of_a_mailbox_is_theirs_to_use(autojump_clock: MockClock) -> None:
@@ -255,3 +325,100 @@ async def test_who_fails_at_a_later_start_is_started_again_within_bounds(
             await serve_and_call(a)
     assert caught.group_contains(OSError, match="no such disk")
     assert handler.lives == []
+
+
+# A payload that a peer may send by the protocol, and that we do not take: more elements than that.
+LIMITS = Limits(max_elements=1000)
+TOO_MUCH = list(range(300)) * 4
+
+
+@asynccontextmanager
+async def open_narrow_and_wide() -> AsyncIterator[tuple[Node, Node]]:
+    """Two nodes of which only the first one has narrow limits, and the other never learns."""
+    network = MemoryNetwork()
+    place = _Place(network, A)
+    async with (
+        run_node(A, place, cookies=Cookies("memory"), limits=LIMITS) as narrow,
+        network.open_node(B) as wide,
+    ):
+        await wide.connect(A)
+        yield narrow, wide
+
+
+async def test_a_message_beyond_the_limits_is_dropped_alone(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_narrow_and_wide() as (narrow, wide), narrow.open_mailbox("box") as box:
+        for dest in (("box", A), box.pid):
+            await wide.send(dest, 1)
+            for _ in range(3):
+                await wide.send(dest, TOO_MUCH)
+            await wide.send(dest, 2)
+            assert [await box.receive() for _ in range(2)] == [1, 2]
+        assert box.rejected == 6
+        assert narrow.nodes.value == {B}
+    [line] = [each.getMessage() for each in caplog.records if "dropped" in each.getMessage()]
+    assert line == (
+        "[b@memory] sent <Mailbox named 'box', 0 messages wait> "
+        "a term of more than 1000 elements: it was dropped"
+    )
+
+
+async def test_a_large_message_beyond_the_limits_is_dropped_alone(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_narrow_and_wide() as (narrow, wide), narrow.open_mailbox("box") as box:
+        await wide.send(box.pid, [bytes(200_000), TOO_MUCH])
+        await wide.send(box.pid, 2)
+        assert await box.receive() == 2
+        assert box.rejected == 1
+
+
+async def test_nobody_waits_for_an_answer_beyond_the_limits(autojump_clock: MockClock) -> None:
+    async def give(*_args: Any) -> list[int]:
+        await trio.lowlevel.checkpoint()
+        return TOO_MUCH
+
+    async with open_narrow_and_wide() as (narrow, wide), trio.open_nursery() as nursery:
+        await nursery.start(wide.serve_process, "server", give)
+        with pytest.raises(DecodeError, match="the reply is a term of more than 1000 elements"):
+            await narrow.call(("server", B), 1)
+        with wide.expose({("m", "give"): give}), pytest.raises(ProcessDown) as down:
+            await narrow.rpc(B, "m", "give")
+        assert down.value.reason is Atom("system_limit")
+        with narrow.expose({("m", "give"): give}), pytest.raises(RemoteError) as refused:
+            await wide.rpc(A, "m", "give", TOO_MUCH)
+        assert refused.value.reason == (Atom("erpc"), Atom("system_limit"))
+        assert narrow.nodes.value == {B}
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_end_whose_reason_is_beyond_the_limits_is_told_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    async with (
+        open_narrow_and_wide() as (narrow, wide),
+        narrow.open_mailbox(trap_exits=True) as box,
+    ):
+        with suppress(ProcessExit):
+            async with wide.open_mailbox() as theirs:
+                ref = box.monitor(theirs.pid)
+                box.link(theirs.pid)
+                await narrow.ping(B)
+                raise ProcessExit(TOO_MUCH)
+        ends = [await box.receive() for _ in range(2)]
+        reason = Atom("system_limit")
+        assert ends == [Down(ref, theirs.pid, reason), Exit(theirs.pid, reason)]
+
+
+async def test_bytes_that_are_no_term_still_close_the_connection(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_narrow_and_wide() as (narrow, wide), narrow.open_mailbox("box") as box:
+        connection = wide._peers.get(A)
+        assert connection is not None
+        head = control.head(control.send_control(wide._kernel.pid, box.pid), connection.agreed)
+        # More elements are announced than the limits allow, and than there are.
+        connection.send_body(head + b"l" + (2000).to_bytes(4), (None, None))
+        await wide.nodes.wait_value(frozenset())
+        assert box.rejected == 0

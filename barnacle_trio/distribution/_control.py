@@ -48,6 +48,7 @@ from barnacle_trio.distribution._messages import (
     Unknown,
     Unlink,
     UnlinkAck,
+    Unread,
 )
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "Unknown",
     "Unlink",
     "UnlinkAck",
+    "Unread",
     "alias_send",
     "alias_send_control",
     "complete",

@@ -29,9 +29,11 @@ from barnacle_trio.distribution._messages import (
     Unknown,
     Unlink,
     UnlinkAck,
+    Unread,
 )
 from barnacle_trio.etf import Atom, Limits, Pid, Reference, decode_prefix
 from barnacle_trio.etf._decode import decode_bare
+from barnacle_trio.etf._errors import BeyondLimits
 
 _PASS_THROUGH = b"\x70"
 _HEADER = b"\x83D\0"  # a distribution header that refers to no atoms
@@ -52,7 +54,8 @@ class Control(NamedTuple):
 def parse(body: bytes, limits: Limits = _DEFAULT, *, headed: bool = False) -> Message:
     """Read the body of a frame that holds a whole message.
 
-    Trace tokens are dropped. Bytes after the last term are ignored, as OTP does.
+    Trace tokens are dropped. Bytes after the last term are ignored, as OTP does. A payload beyond
+    the limits is not read any further: an `Unread` stands for it.
 
     Args:
       body: of a frame that is no tick, which has none.
@@ -60,8 +63,8 @@ def parse(body: bytes, limits: Limits = _DEFAULT, *, headed: bool = False) -> Me
       headed: whether distribution headers were agreed on (with fragments), else pass-through.
 
     Raises:
-      RemoteProtocolError: another form of body than agreed, a term that is none or beyond
-        ``limits``, or a control message whose arity or types are not those of the table.
+      RemoteProtocolError: another form of body than agreed, a term that is none, or a control
+        message that is beyond ``limits`` or whose arity or types are not those of the table.
     """
     if headed:
         if not body.startswith(_HEADER):
@@ -76,7 +79,11 @@ def parse(body: bytes, limits: Limits = _DEFAULT, *, headed: bool = False) -> Me
     if control.end >= len(body):
         raise RemoteProtocolError(f"control message {control.op} came without its payload")
     read = decode_bare if headed else decode_prefix
-    return complete(control, read(body, control.end, limits=limits)[0])
+    try:
+        payload = read(body, control.end, limits=limits)[0]
+    except BeyondLimits as error:
+        payload = Unread(str(error))
+    return complete(control, payload)
 
 
 def parse_control(data: bytes, start: int, limits: Limits = _DEFAULT) -> Control:
@@ -184,9 +191,9 @@ def _read_spawn_request(control: _Tuple, arguments: Any) -> SpawnRequest:
     _, _, _, _, function, options = control
     if type(function) is not tuple or len(function) != 3 or type(options) is not list:
         raise _invalid(control[0])
-    if type(arguments) is not list or type(function[2]) is not int:
-        raise _invalid(control[0])
-    if len(arguments) != function[2]:
+    if type(arguments) is not Unread and (
+        type(arguments) is not list or len(arguments) != function[2]
+    ):
         raise _invalid(control[0])
     return SpawnRequest(
         ref=_reference(control, 1),

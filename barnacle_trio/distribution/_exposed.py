@@ -39,7 +39,9 @@ from barnacle_trio.distribution._outcome import (
     undefined,
 )
 from barnacle_trio.distribution._processes import Processes
-from barnacle_trio.etf import Atom, Pid, decode, encode
+from barnacle_trio.etf import Atom, Pid
+from barnacle_trio.etf._decode import decode_bare
+from barnacle_trio.etf._encode import Encoded, encode_bare
 
 logger = logging.getLogger("barnacle_trio.rpc")
 
@@ -188,6 +190,8 @@ class Exposed:
     def _on_spawn_request(self, peer: NodeName, request: control.SpawnRequest) -> None:
         try:
             link, monitor = _read_options(request.options)
+            if type(request.arguments) is control.Unread:
+                raise Refused(SYSTEM_LIMIT)
             call = self._admit(peer, _read(request))
         except Refused as refusal:
             reply = control.SpawnReply(request.ref, request.sender, 0, refusal.why)
@@ -276,15 +280,15 @@ class Exposed:
         return Outcome(ERROR, exit_reason(error))
 
     def _told(self, call: Call, outcome: Outcome) -> Any:
-        """What the caller is told, known to have an encoding."""
+        """What the caller is told, as a term that has an encoding, or is one."""
         try:
             return self._checked(call, call.wanted.phrase(outcome))
         except Exception as error:  # the format, or what an object in the term does, refuses
             return self._checked(call, call.wanted.phrase(self._crashed(call, error)))
 
     def _checked(self, call: Call, term: Any) -> Any:
-        encoded = encode(term)
-        return decode(encoded) if call.peer == self._local else term
+        encoded = bytes(encode_bare(term))
+        return decode_bare(encoded)[0] if call.peer == self._local else Encoded(encoded)
 
 
 def _key(names: Any) -> tuple[Atom, Atom]:

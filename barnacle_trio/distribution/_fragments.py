@@ -14,9 +14,10 @@ from typing import Any
 
 from barnacle_trio._errors import RemoteProtocolError
 from barnacle_trio.distribution._control_in import Control, complete, parse_control
-from barnacle_trio.distribution._messages import Message
+from barnacle_trio.distribution._messages import Message, Unread
 from barnacle_trio.etf import DecodeError, Limits
 from barnacle_trio.etf._decode import decode_bare
+from barnacle_trio.etf._errors import BeyondLimits
 
 FRAGMENT = 64 * 1024
 """Bytes of a message above which it is cut, and of each piece. As OTP cuts."""
@@ -178,7 +179,10 @@ class _Assembly:
     def payload(self, limits: Limits) -> Any:
         data = self._payload.getvalue()
         if self._announced is None:
-            return decode_bare(data, limits=limits)[0]
+            try:
+                return decode_bare(data, limits=limits)[0]
+            except BeyondLimits as error:
+                return Unread(str(error))
         if len(data) < self._announced:
             raise DecodeError(f"the {len(data)} bytes end inside the binary")
         return data if len(data) == self._announced else data[: self._announced]

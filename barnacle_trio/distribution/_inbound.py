@@ -6,12 +6,10 @@ sends to another. It is read the long way once; then its bytes alone lead to the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from barnacle_trio.distribution._processes import Processes
+from barnacle_trio.distribution._inbox import Inbox
 from barnacle_trio.etf import Limits, decode_prefix
 from barnacle_trio.etf._decode import decode_bare
+from barnacle_trio.etf._errors import BeyondLimits
 
 _PASS_THROUGH = b"\x70\x83"
 _HEADER = b"\x83D\0"
@@ -26,15 +24,12 @@ class ShortCut:
     """Delivers the messages whose way is known.
 
     Args:
-      processes: the table of processes; what is known holds until it changes.
       limits: of a message.
     """
 
-    def __init__(self, processes: Processes, limits: Limits) -> None:
-        self._processes = processes
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._known: dict[bytes, Callable[[Any, int], None]] = {}
-        self._generation = -1
+        self._known: dict[bytes, Inbox] = {}
 
     def deliver(self, body: bytes, *, headed: bool) -> bool:
         """Deliver a message, if its way is known. False: take the long way.
@@ -42,28 +37,32 @@ class ShortCut:
         ``headed``: distribution headers were agreed on.
 
         Raises:
-          DecodeError: the message is no term, or beyond the limits.
+          DecodeError: the message is no term.
         """
         end = _control_end(body, headed)
         if not end:
             return False
-        if self._generation != self._processes.generation:
-            self._generation = self._processes.generation
-            self._known.clear()
-        deliver = self._known.get(body[:end])
-        if deliver is None or end >= len(body):
+        inbox = self._known.get(body[:end])
+        if inbox is None or end >= len(body):
+            return False
+        if inbox.ended:
+            del self._known[body[:end]]  # another process may have its name by now
             return False
         read = decode_bare if headed else decode_prefix
-        deliver(read(body, end, limits=self._limits)[0], len(body))
+        try:
+            payload = read(body, end, limits=self._limits)[0]
+        except BeyondLimits:
+            return False  # it is told and counted at the end of the long way
+        inbox.deliver(payload, len(body))
         return True
 
-    def learn(self, body: bytes, deliver: Callable[[Any, int], None], *, headed: bool) -> None:
+    def learn(self, body: bytes, inbox: Inbox, *, headed: bool) -> None:
         """Remember where a message went that took the long way."""
         end = _control_end(body, headed)
-        if end and self._generation == self._processes.generation:
+        if end:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
-            self._known[body[:end]] = deliver
+            self._known[body[:end]] = inbox
 
 
 def _control_end(body: bytes, headed: bool) -> int:

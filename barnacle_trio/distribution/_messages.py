@@ -53,6 +53,13 @@ SPAWNED_MONITORED = 2
 
 
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """Stands for a payload beyond the limits, and says of what kind it is."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """A message to a process. Old forms, and the first message of all, do not tell the sender."""
 
@@ -180,7 +187,7 @@ class SpawnRequest:
     group_leader: Pid
     module: Atom
     function: Atom
-    arguments: list[Any]
+    arguments: Any  # a list, or `Unread`
     options: list[Any]
 
 

@@ -19,7 +19,7 @@ from barnacle_trio.distribution._mailbox import Mailbox, Process
 from barnacle_trio.distribution._outbound import Outbound
 from barnacle_trio.distribution._processes import Processes
 from barnacle_trio.distribution._routes import Dest, Route, Routes, locate
-from barnacle_trio.etf import Atom, ImproperList, Pid, Reference, decode, encode
+from barnacle_trio.etf import Atom, DecodeError, ImproperList, Pid, Reference, decode, encode
 from barnacle_trio.etf._decode import decode_bare
 from barnacle_trio.etf._encode import Pieces, encode_bare
 
@@ -207,11 +207,15 @@ class _Outcome:
         self._reply: Any = None
         self._down: Any = None
         self._is_down = False
+        self._unread: control.Unread | None = None
 
     def reply(self, message: Any, ref: Reference) -> None:
         match message:
             case (ImproperList(tail=tail), reply) if tail == ref and not self.over.is_set():
                 self._reply = reply
+                self.over.set()
+            case control.Unread() if not self.over.is_set():
+                self._unread = message
                 self.over.set()
 
     def down(self, reason: Any) -> None:
@@ -220,6 +224,8 @@ class _Outcome:
             self.over.set()
 
     def get(self) -> Any:
+        if self._unread is not None:
+            raise DecodeError(f"the reply is {self._unread.why}")
         if self._is_down:
             raise ProcessDown(self._down)
         return self._reply

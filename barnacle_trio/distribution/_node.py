@@ -243,7 +243,7 @@ class Node(Talking):
         outbound = Outbound(self._peers, self._dialler, self._nursery, self._limits)
         self._processes = Processes(self._identifiers, outbound, self._kernel.exists)
         self._processes.unhandled = self._answer_here
-        self._short_cut = ShortCut(self._processes, self._limits)
+        self._short_cut = ShortCut(self._limits)
         self._messaging = Messaging(self._name, self._kernel.pid, self._processes, outbound)
         self._exposed = Exposed(self._processes, self._nursery)
         Rex(self._kernel.pid, self._processes, self._exposed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from barnacle_trio._errors import ConfigurationError
@@ -23,11 +24,13 @@ from barnacle_trio.distribution._links import Links
 from barnacle_trio.distribution._monitors import Monitors
 from barnacle_trio.distribution._outbound import Outbound
 from barnacle_trio.distribution._signals import Signals
-from barnacle_trio.distribution._table import Table
+from barnacle_trio.distribution._table import Entry, Table
 from barnacle_trio.etf import Atom, Pid, Reference
 
 logger = logging.getLogger("barnacle_trio.messages")
 
+SYSTEM_LIMIT = Atom("system_limit")
+"""Stands for a reason that is itself beyond the limits."""
 Service = Callable[[NodeName, Any], None]
 """Takes each message to a pid or name that is the node's own, with the node it came from."""
 
@@ -52,6 +55,7 @@ class Processes:
         self._actions: dict[type, Callable[[NodeName, Any], None]] = {}
         self._held = Held()
         self._log = RateLimited(logger)
+        self._unread = RateLimited(logger)
         self._table = Table()
         self.signals = Signals(self._local, outbound, self._act_here)
         self.links = Links(
@@ -60,8 +64,6 @@ class Processes:
         self.monitors = Monitors(
             identifiers, self._table, self.signals, self._held, is_own=self._is_own
         )
-        self.generation = 0
-        """Grows when a process ends that took messages."""
         self.unhandled: Callable[[control.Message], None] = lambda _message: None
         """Takes messages of our own processes to what the node itself answers for."""
         self.groups = Groups(self)
@@ -96,8 +98,6 @@ class Processes:
         entry = self._table.remove(inbox)
         if entry is None:
             return
-        if inbox.receives:
-            self.generation += 1
         for ref in tuple(entry.monitors):
             self.monitors.demonitor(ref)
         self.monitors.fire(entry, reason)
@@ -109,13 +109,13 @@ class Processes:
         entry = self._table.by_name.get(Atom(name))
         return None if entry is None else entry.inbox
 
-    def receiver(self, message: control.Message) -> Callable[[Any, int], None] | None:
-        """What delivers a plain message, if its receiver is a process that takes some."""
+    def receiver(self, message: control.Message) -> Inbox | None:
+        """Where a plain message goes, if its receiver is a process that takes some."""
         match message:
             case control.Send(to=to) | control.RegSend(to=to):
                 entry = self._table.find(to)
                 if entry is not None and entry.inbox.receives:
-                    return entry.inbox.deliver
+                    return entry.inbox
         return None
 
     def exists(self, target: Any) -> bool:
@@ -174,7 +174,9 @@ class Processes:
         match message:
             case control.Send(to=to, payload=payload) | control.RegSend(to=to, payload=payload):
                 entry = self._table.find(to)
-                if entry is not None:
+                if type(payload) is control.Unread:
+                    self._refuse(peer, entry, payload)
+                elif entry is not None:
                     entry.inbox.deliver(payload, size)
                 elif not self._serve(peer, to, payload):
                     return False
@@ -182,6 +184,13 @@ class Processes:
                 deliver = self._aliases.get(ref)
                 if deliver is not None:
                     deliver(payload)
+            case (
+                control.MonitorExit(reason=control.Unread() as unread)
+                | control.Exit(reason=control.Unread() as unread)
+                | control.Exit2(reason=control.Unread() as unread)
+            ):
+                self._refuse(peer, None, unread)
+                return self.handle(peer, replace(message, reason=SYSTEM_LIMIT))
             case control.MonitorExit():
                 self.monitors.handle(peer, message)
             case control.SpawnReply():
@@ -216,6 +225,13 @@ class Processes:
         if service is not None:
             service(peer, payload)
         return service is not None
+
+    def _refuse(self, peer: NodeName, entry: Entry | None, unread: control.Unread) -> None:
+        """Tell of a payload that is not let in. The connection has done nothing wrong."""
+        if entry is not None:
+            entry.inbox.rejected += 1
+        whose = "a process" if entry is None else repr(entry.inbox)
+        self._unread.warning("[%s] sent %s %s: it was dropped", peer, whose, unread.why)
 
     def _is_from(self, peer: NodeName, sender: Pid) -> bool:
         """Whether a signal is from a process of the node that sent it: nobody speaks for others."""

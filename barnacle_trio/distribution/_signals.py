@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import trio
 
@@ -11,6 +12,8 @@ from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._outbound import Outbound
 from barnacle_trio.etf import Pid
+from barnacle_trio.etf._decode import decode_bare
+from barnacle_trio.etf._encode import Encoded
 
 
 class Signals:
@@ -34,6 +37,12 @@ class Signals:
     def put(self, peer: NodeName, message: control.Message) -> bool:
         """Send a signal to a node. False: there is no connection to it."""
         if peer == self._local:
+            match message:
+                case (
+                    control.Exit(reason=Encoded(wire=wire))
+                    | control.MonitorExit(reason=Encoded(wire=wire))
+                ):
+                    message = replace(message, reason=decode_bare(wire)[0])
             self._queue.append(message)
             return True
         return self._outbound.send(peer, message)

@@ -55,7 +55,8 @@ class Talking:
           name: register it under this name.
           trap_exits: have the end of linked processes delivered as `Exit`, instead of ending this.
           max_length: messages that may wait. What comes beyond, or beyond 256 MiB in large
-            messages, is rejected, counted in ``Mailbox.rejected`` and told in the log.
+            messages, is rejected, counted in ``Mailbox.rejected`` and told in the log. So is a
+            message of another node that is beyond the limits of a term.
 
         Leaving the block fires the links and monitors on it: with reason ``normal``, or
         ``{python_error, Type, Text}`` where the block raised.
@@ -101,6 +102,7 @@ class Talking:
           ProcessDown: it does not exist, or ended or lost its connection before it replied.
           ConnectError: the node cannot be connected.
           EncodeError: the request has no encoding.
+          DecodeError: the reply is beyond the limits of a term.
           trio.ClosedResourceError: this node was left.
         """
         self._check_here()
@@ -148,7 +150,8 @@ class Talking:
             not begun at all, the reason is ``{erpc, Why}``: ``notsup`` (not exposed),
             ``system_limit``, ``badarg``.
           ProcessDown: its process was killed, or the connection was lost (``noconnection``); then
-            the function may have run or not.
+            the function may have run or not. What came of it is beyond the limits of a term
+            (``system_limit``).
           ConnectError: the node cannot be connected.
           EncodeError: an argument has no encoding.
           trio.ClosedResourceError: this node was left.

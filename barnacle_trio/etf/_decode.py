@@ -15,7 +15,7 @@ from struct import Struct
 from struct import error as StructError
 from typing import Any
 
-from barnacle_trio.etf._errors import DecodeError, EncodeError
+from barnacle_trio.etf._errors import BeyondLimits, DecodeError, EncodeError
 from barnacle_trio.etf._leaves import (
     READERS,
     Room,
@@ -299,7 +299,7 @@ def _read(data: bytes, place: int, limits: Limits, refs: Sequence[Atom]) -> tupl
                 kind, start, todo = stack.pop()
             if kind == _TERM:
                 if place - first > limits.max_bytes - 1:
-                    raise DecodeError(f"a term of more than {limits.max_bytes} bytes")
+                    raise BeyondLimits(f"a term of more than {limits.max_bytes} bytes")
                 return value, place
             append(value)
             continue
@@ -310,7 +310,7 @@ def _read(data: bytes, place: int, limits: Limits, refs: Sequence[Atom]) -> tupl
         if elements < 0:
             raise _too_many(limits)
         if len(stack) >= max_depth:
-            raise DecodeError(f"a term deeper than {max_depth}")
+            raise BeyondLimits(f"a term deeper than {max_depth}")
         stack.append((kind, start, todo))
         kind = opened
         start = len(items)
@@ -321,8 +321,8 @@ def _short(size: int) -> DecodeError:
     return DecodeError(f"the {size} bytes end inside the term")
 
 
-def _too_many(limits: Limits) -> DecodeError:
-    return DecodeError(f"a term of more than {limits.max_elements} elements")
+def _too_many(limits: Limits) -> BeyondLimits:
+    return BeyondLimits(f"a term of more than {limits.max_elements} elements")
 
 
 def _map(items: list[Any], limits: Limits) -> dict[Any, Any] | Map:

@@ -71,6 +71,15 @@ def encode(term: Any, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
     return data
 
 
+class Encoded:
+    """A term that was encoded before, without the version byte: it goes out as it stands."""
+
+    __slots__ = ("wire",)
+
+    def __init__(self, wire: bytes) -> None:
+        self.wire = wire
+
+
 class Pieces:
     """An encoding with large binaries in it, which are not copied. ``len()`` is its size."""
 
@@ -194,6 +203,10 @@ def _parts(
                 append(_FLOAT(70, term))
             elif kind in _WIRED:
                 append(term.wire)
+            elif kind is Encoded:
+                append(term.wire)
+                if large is not None and len(term.wire) >= LARGE:
+                    large.append(term.wire)
             elif kind is ImproperList:
                 size = len(term.elements)
                 append(_header(108, size))

@@ -12,6 +12,10 @@ class DecodeError(RemoteProtocolError):
     """
 
 
+class BeyondLimits(DecodeError):
+    """A term, as far as it was read, that is larger than the limits."""
+
+
 class EncodeError(BarnacleError, ValueError):
     """A value that the External Term Format cannot carry, or one beyond the limits.
 

@@ -14,7 +14,7 @@ from math import isfinite
 from struct import Struct
 from typing import Any
 
-from barnacle_trio.etf._errors import DecodeError
+from barnacle_trio.etf._errors import BeyondLimits, DecodeError
 from barnacle_trio.etf._limits import Limits
 from barnacle_trio.etf._terms import (
     MAX_ATOM_CHARACTERS,
@@ -93,7 +93,7 @@ def learn_pid(data: bytes, start: int, room: Room) -> tuple[Pid, int]:
 def _utf8_atom(text: bytes, room: Room) -> Atom:
     room.atoms -= 1
     if room.atoms < 0:
-        raise DecodeError(f"more than {room.limits.max_atoms} new atoms in one term")
+        raise BeyondLimits(f"more than {room.limits.max_atoms} new atoms in one term")
     try:
         name = text.decode()
     except UnicodeDecodeError:
@@ -163,8 +163,8 @@ def _large_big(data: bytes, place: int, room: Room) -> tuple[int, int]:
 
 def _bignum(data: bytes, place: int, size: int, room: Room) -> tuple[int, int]:
     """``place`` is that of the sign, before the digits."""
-    if size > room.limits.max_bignum_bytes:
-        raise DecodeError(f"an integer of {size} bytes; at most {room.limits.max_bignum_bytes}")
+    if room.limits.max_bignum_bytes < size < len(data) - place:
+        raise BeyondLimits(f"an integer of {size} bytes; at most {room.limits.max_bignum_bytes}")
     number = int.from_bytes(cut(data, place + 1, size), "little")
     return (-number if data[place] else number), place + 1 + size
 
