@@ -60,9 +60,16 @@ class DnsServer:
     ``alias.test``, an alias of ``target.test``. ``zones``: those beside ``test``.
     """
 
-    def __init__(self, folder: Path, *, zones: Iterable[str] = (), host: str = HOST) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        zones: Iterable[str] = (),
+        host: str = HOST,
+        port: int | None = None,
+    ) -> None:
         self.host = host
-        self.port = free_dns_port()
+        self.port = free_dns_port() if port is None else port
         self._program = _dnsmasq()
         self._hosts = folder / "hosts"
         self._hosts.mkdir()
@@ -189,10 +196,10 @@ def _dnsmasq() -> str:
 
 @asynccontextmanager
 async def open_dns_server(
-    folder: Path, *, zones: Iterable[str] = (), host: str = HOST
+    folder: Path, *, zones: Iterable[str] = (), host: str = HOST, port: int | None = None
 ) -> AsyncIterator[DnsServer]:
     """Run a dnsmasq for the length of the block."""
-    server = DnsServer(folder, zones=zones, host=host)
+    server = DnsServer(folder, zones=zones, host=host, port=port)
     try:
         await server.start()
         yield server

@@ -182,19 +182,21 @@ def _own_hosts() -> Iterator[str]:
         yield f"{machine}.vm.{app}.internal"
 
 
-def _several(
-    what: str, given: str | Iterable[str] | None, form: re.Pattern[str]
-) -> tuple[str, ...]:
+def _several(what: str, given: object, form: re.Pattern[str]) -> tuple[str, ...]:
     """What was given, checked; empty where nothing was."""
     if given is None:
         return ()
-    several = tuple(dict.fromkeys([given] if isinstance(given, str) else map(str, given)))
-    if not several:
-        raise ConfigurationError(f"{what} is empty; leave it out")
+    several: tuple[object, ...] = (given,)
+    if isinstance(given, Iterable) and not isinstance(given, (str, bytes)):
+        several = tuple(given)
+    found: dict[str, None] = {}
     for each in several:
-        if not form.fullmatch(each):
-            raise ConfigurationError(f"{shorten(each)} is no {what} of Fly.io")
-    return several
+        if not isinstance(each, str) or not form.fullmatch(each):
+            raise ConfigurationError(f"{shorten(repr(each))} is no {what} of Fly.io")
+        found[each] = None
+    if not found:
+        raise ConfigurationError(f"{what} is empty; leave it out")
+    return tuple(found)
 
 
 def _environ(variable: str, form: re.Pattern[str], what: str) -> str:
