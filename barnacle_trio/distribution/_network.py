@@ -30,6 +30,13 @@ class Network(Protocol):
         """
         ...
 
+    async def withdraw(self) -> None:
+        """Be known no longer, and take no more connections; those that are there stay.
+
+        Returns once the name is free. If cancelled, that comes about all the same. Idempotent.
+        """
+        ...
+
     async def dial(self, name: NodeName) -> tuple[trio.abc.Stream, Hashable]:
         """Open a stream to a peer; returns it and the peer's location (see `locate`).
 

@@ -61,30 +61,58 @@ class TcpNetwork:
         self._hidden = hidden
         self._remembered: OrderedDict[NodeName, int] = OrderedDict()
         self.port: int | None = None
+        self._listeners: list[trio.SocketListener] = []
+        self._reachable = trio.CancelScope()
+        self._withdrawn = trio.Event()
 
     async def serve(self, accept: Accept, *, task_status: trio.TaskStatus[int]) -> None:
         """See `Network.serve`."""
         listeners = await bind(self._addresses, self._ports)
+        self._listeners.extend(listeners)
         try:
             addresses = [listener.socket.getsockname()[0] for listener in listeners]
             self.port = listeners[0].socket.getsockname()[1]
-            async with open_background(f"the listener of {self._name}", NodeCrashed) as nursery:
-                # First the listeners: who finds the name must find somebody there.
-                nursery.start_soon(trio.serve_listeners, accept, listeners)
-                creation = await nursery.start(
-                    partial(
-                        self._mapper.serve_registration,
-                        self._name,
-                        port=self.port,
-                        hidden=self._hidden,
-                        addresses=addresses,
-                    )
-                )
-                task_status.started(creation)
+            # Connections outlive the listeners: see `withdraw`.
+            async with open_background(
+                f"the connections of {self._name}", NodeCrashed
+            ) as connections:
+                with self._reachable:
+                    async with open_background(
+                        f"the listener of {self._name}", NodeCrashed
+                    ) as nursery:
+                        # First the listeners: who finds the name must find somebody there.
+                        nursery.start_soon(
+                            partial(
+                                trio.serve_listeners, accept, listeners, handler_nursery=connections
+                            )
+                        )
+                        creation = await nursery.start(
+                            partial(
+                                self._mapper.serve_registration,
+                                self._name,
+                                port=self.port,
+                                hidden=self._hidden,
+                                addresses=addresses,
+                            )
+                        )
+                        task_status.started(creation)
+                        await trio.sleep_forever()
+                self._withdrawn.set()
                 await trio.sleep_forever()
         finally:
-            for listener in listeners:
-                listener.socket.close()
+            self._withdrawn.set()
+            self._close_listeners()
+
+    async def withdraw(self) -> None:
+        """See `Network.withdraw`. Takes as long as the port mapper's part in it."""
+        self._reachable.cancel("the node withdraws")
+        # Whoever dials now is refused by the kernel at once, and does not wait in a queue.
+        self._close_listeners()
+        await self._withdrawn.wait()
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.socket.close()
 
     async def dial(self, name: NodeName) -> tuple[trio.abc.Stream, Hashable]:
         """See `Network.dial`. Waits without a limit of its own for a peer that does not answer."""

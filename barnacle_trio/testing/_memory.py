@@ -124,7 +124,13 @@ class MemoryNetwork:
                 task_status.started(self._incarnations[name])
                 await trio.sleep_forever()
             finally:
-                del self._accepts[name], self._nurseries[name]
+                if self._nurseries.get(name) is nursery:
+                    self._withdraw(name)
+
+    def _withdraw(self, name: NodeName) -> None:
+        self._accepts.pop(name, None)
+        self._nurseries.pop(name, None)
+        self._incarnations.pop(name, None)
 
     async def _dial(self, caller: NodeName, name: NodeName) -> tuple[_Stream, Hashable]:
         pair = frozenset((caller, name))
@@ -158,9 +164,16 @@ class _Place:
     def __init__(self, hub: MemoryNetwork, name: NodeName) -> None:
         self._hub = hub
         self._name = name
+        self._withdrawn = False
 
     async def serve(self, accept: Accept, *, task_status: trio.TaskStatus[int]) -> None:  # noqa: ASYNC128 - passed on
         await self._hub._serve(self._name, accept, task_status)
+
+    async def withdraw(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self._withdrawn:  # later, another node may bear the name
+            self._withdrawn = True
+            self._hub._withdraw(self._name)
 
     async def dial(self, name: NodeName) -> tuple[trio.abc.Stream, Hashable]:
         return await self._hub._dial(self._name, name)
