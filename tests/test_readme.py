@@ -2,9 +2,10 @@
 
 An invisible comment before a block says what the block needs, parted by semicolons: ``peer NAME``
 is a node that is up, ``beam NAME [SERVER]`` a BEAM node of each release (with a GenServer that is
-shown), ``dns NAME ADDRESS`` a record, ``postgres CHANNEL NAME`` a database in which that node says its name, ``env NAME=VALUE``, ``file NAME TEXT``, ``port NUMBER`` a
-number that a free port takes the place of, ``signal NAME`` comes once it is caught. A block of text
-right after one of Python is what that prints, and a session of `iex` is had with it while it runs.
+shown), ``dns NAME ADDRESS`` a record, ``postgres CHANNEL NAME`` a database in which that node says
+its name, ``env NAME=VALUE``, ``file NAME TEXT``, ``port NUMBER`` a number that a free port takes
+the place of, ``signal NAME`` comes once it is caught. A block of text right after one of Python is
+what that prints, and a session of `iex` is had with it while it runs.
 """
 
 from __future__ import annotations
