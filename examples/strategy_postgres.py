@@ -2,7 +2,7 @@
 
     $ python examples/strategy_postgres.py "postgresql://my_user@localhost/my_app"
     up: friend@127.0.0.1
-    friend@127.0.0.1 said goodbye
+    left: friend@127.0.0.1
 
 Without an argument, the connection is what libpq's environment says: PGHOST, PGUSER, PGDATABASE and
 so on. The password is best kept in PGPASSWORD or in ~/.pgpass. To meet Elixir nodes, give the
@@ -13,23 +13,29 @@ import sys
 
 import trio
 
-from barnacle_trio import NodeDown, open_barnacle, open_node, postgres
+from barnacle_trio import Barnacle, NodeDown, open_barnacle, open_node, postgres
 
 
 async def main(dsn: str, channel: str) -> None:
     async with (
         open_node("my_app@127.0.0.1", cookie="my_cookie") as node,
-        open_node("friend@127.0.0.1", cookie="my_cookie") as friend,
         open_barnacle(postgres(dsn, channel=channel), node) as barnacle,
-        open_barnacle(postgres(dsn, channel=channel), friend) as friends,
+    ):
+        with barnacle.open_listener() as events:
+            await be_a_friend(dsn, channel, barnacle)
+            async for event in events:
+                if isinstance(event, NodeDown):
+                    print(f"{event.reason}: {event.node}")
+                    break
+
+
+async def be_a_friend(dsn: str, channel: str, barnacle: Barnacle) -> None:
+    async with (
+        open_node("friend@127.0.0.1", cookie="my_cookie") as node,
+        open_barnacle(postgres(dsn, channel=channel), node) as own,
     ):
         print("up:", *await barnacle.wait_for_nodes(1))
-        with barnacle.open_listener() as events:
-            await friends.drain(grace=1)
-            async for event in events:
-                if isinstance(event, NodeDown) and event.reason == "left":
-                    print(event.node, "said goodbye")
-                    break
+        await own.drain(grace=1)  # says goodbye in the database, too
 
 
 if __name__ == "__main__":
