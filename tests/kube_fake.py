@@ -47,7 +47,8 @@ class Request:
         return self.params.get("watch") == "1"
 
 
-Script = Callable[[trio.SSLStream[trio.SocketStream], Request], Awaitable[None]]
+Script = Callable[[trio.SSLStream[trio.SocketStream], Request], Awaitable[bool]]
+"""What answers a request; tells whether to go on with the connection, or to hang up."""
 
 
 class Refused(Exception):
@@ -222,7 +223,8 @@ class FakeKube:
             request = _request(head.decode())
             self.requests.append(request)
             if self.scripts:
-                await self.scripts.pop(0)(stream, request)
+                if await self.scripts.pop(0)(stream, request):
+                    continue
                 return
             try:
                 collection = self._authorized(request)
@@ -364,11 +366,22 @@ def answered(status: int, body: Any, *headers: str) -> bytes:
 def sends(*parts: bytes, then: Callable[[], Awaitable[None]] | None = None) -> Script:
     """A script that sends bytes, waits for something, and hangs up."""
 
-    async def script(stream: trio.SSLStream[trio.SocketStream], request: Request) -> None:
+    async def script(stream: trio.SSLStream[trio.SocketStream], request: Request) -> bool:
         for part in parts:
             await stream.send_all(part)
         if then is not None:
             await then()
+        return False
+
+    return script
+
+
+def replies(answer: bytes) -> Script:
+    """A script that sends a whole answer, after which the connection stays."""
+
+    async def script(stream: trio.SSLStream[trio.SocketStream], request: Request) -> bool:
+        await stream.send_all(answer)
+        return True
 
     return script
 
@@ -376,7 +389,7 @@ def sends(*parts: bytes, then: Callable[[], Awaitable[None]] | None = None) -> S
 def drips(data: bytes, *, every: float) -> Script:
     """A script that sends the same bytes again and again, without an end."""
 
-    async def script(stream: trio.SSLStream[trio.SocketStream], request: Request) -> None:
+    async def script(stream: trio.SSLStream[trio.SocketStream], request: Request) -> bool:
         while True:
             await stream.send_all(data)
             await trio.sleep(every)
