@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import pytest
 import trio
 import trustme
 
+from barnacle_trio import NodeName, postgres
+from barnacle_trio._strategy import ServedStrategy
 from tests.conftest import free_port
 
 HOST = "127.0.0.1"
@@ -241,3 +244,17 @@ async def open_postgres_server() -> AsyncIterator[PostgresServer]:
     with postgres_cluster() as server:
         async with running(server):
             yield server
+
+
+@asynccontextmanager
+async def open_busy_database() -> AsyncIterator[str]:
+    """Run a server where a node says its name all the time; the connection string."""
+    async with open_postgres_server() as server, trio.open_nursery() as nursery:
+        other = postgres(server.dsn(), interval=0.05)
+        assert isinstance(other, ServedStrategy)
+        await nursery.start(
+            partial(other.serve, NodeName("other@10.0.0.9"), changed=lambda: None)
+        )
+        await other(NodeName("other@10.0.0.9"))
+        yield server.dsn()
+        nursery.cancel_scope.cancel("the test is over")

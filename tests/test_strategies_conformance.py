@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +30,14 @@ from barnacle_trio.strategies import (
     local_epmd,
     merge,
     only,
+    postgres,
     remember,
     rename,
 )
 from tests.dns_server import DnsServer, open_dns_server, resolver_for
 from tests.epmd_lab import real_epmd
 from tests.kube_fake import open_fake_kube_process
+from tests.postgres_server import open_busy_database
 
 LOCAL = NodeName("my_app@10.0.0.1")
 FEW = ["10.0.0.1", "10.0.0.2", "fd00::1"]
@@ -48,10 +50,13 @@ class Lab:
 
     dns: DnsServer
     folder: Path
+    database: str
 
 
 @pytest.fixture
-async def lab(tmp_path: Path, epmd_port: int) -> AsyncIterator[Lab]:
+async def lab(
+    tmp_path: Path, epmd_port: int, request: pytest.FixtureRequest
+) -> AsyncIterator[Lab]:
     async with (
         real_epmd(epmd_port),
         open_registration("other", 4000),
@@ -65,7 +70,11 @@ async def lab(tmp_path: Path, epmd_port: int) -> AsyncIterator[Lab]:
         await server.set_records("my-app.internal", "fdaa::3", "fdaa:0:1::4")
         await server.set_records("web.default.svc.cluster.local", *FEW)
         (tmp_path / "hosts.erlang").write_text("'127.0.0.1'.\n'::1'.\n")
-        yield Lab(server, tmp_path)
+        async with AsyncExitStack() as stack:
+            database = ""
+            if request.node.name.endswith("[postgres]"):  # the others do not wait for it
+                database = await stack.enter_async_context(open_busy_database())
+            yield Lab(server, tmp_path, database)
 
 
 def _few(lab: Lab) -> Strategy:
@@ -92,6 +101,7 @@ STRATEGIES: dict[str, Callable[[Lab], Strategy]] = {
     "local_epmd": lambda _lab: local_epmd(),
     "merge": lambda lab: merge(_few(lab), local_epmd(), epmd(["a@10.0.0.1"])),
     "only": lambda lab: only(_few(lab), "*@10.*"),
+    "postgres": lambda lab: postgres(lab.database, interval=0.05),
     "remember": lambda lab: remember(_few(lab), lab.folder / "nodes.json"),
     "rename": lambda lab: rename(_few(lab), str.upper),
     "fallback": lambda lab: fallback(_few(lab), local_epmd()),
