@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from barnacle_trio import ConfigurationError
+from barnacle_trio import ASK, ConfigurationError, Strategy, epmd
+from barnacle_trio.cli import _words
 from barnacle_trio.cli._words import KINDS, Chosen, parse_words
 
 
@@ -30,10 +31,49 @@ def strategy_of(*words: str, **more: list[str]) -> str:
             "postgres('host=h dbname=my_app', channel='my_cluster')",
         ),
         ("dns:app@a.internal,app@b.internal", "dns('a.internal', 'b.internal')"),
+        ("dns:*@my-app.internal", "dns('my-app.internal')"),
+        ("dns-srv:_app._tcp.a.internal", "dns_srv('_app._tcp.a.internal')"),
+        ("dns-srv:x@a,x@b", "dns_srv('a', 'b')"),
+        ("kubernetes-dns:web", "kubernetes_dns('web')"),
+        (
+            "kubernetes-dns:a@web.prod,a@db",
+            "merge(kubernetes_dns('web.prod'), kubernetes_dns('db'))",
+        ),
+        ("kubernetes-dns-srv:web.prod", "kubernetes_dns_srv('web', 'prod')"),
+        ("fly:my-app", "fly('my-app')"),
+        ("fly:my-app,x@other", "merge(fly('my-app'), fly('other'))"),
+        ("fly:shop-*@my-app,shop-*@other", "fly('my-app', 'other')"),
     ],
 )
 def test_a_word_is_a_strategy(word: str, strategy: str) -> None:
     assert strategy_of(word) == strategy
+
+
+def test_fly_is_for_the_app_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLY_APP_NAME", "my-app")
+    assert strategy_of("fly") == "fly('my-app')"
+    monkeypatch.delenv("FLY_APP_NAME")
+    with pytest.raises(ConfigurationError, match="FLY_APP_NAME"):
+        parse_words(["fly"])
+
+
+async def test_a_glob_in_place_of_a_base_name_is_for_what_is_listed_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[dict[str, object]] = []
+
+    def taken(*queries: str, **options: object) -> Strategy:
+        given.append({"queries": queries, **options})
+        return epmd([])
+
+    monkeypatch.setattr(_words, "fly", taken)
+    for word in ("fly:shop-*@a", "fly:x@a", "fly:a"):
+        parse_words([word])
+    assert given == [
+        {"queries": (("a",),), "basename": ASK, "match": "shop-*"},
+        {"queries": (("a",),), "basename": "x"},
+        {"queries": (("a",),)},
+    ]
 
 
 def test_several_words_are_one_answer() -> None:
@@ -61,6 +101,9 @@ async def test_the_globs_choose() -> None:
     [
         (["dns:a"], ("dns:a",)),
         (["dns:x@a", "local-epmd"], ()),
+        (["dns:*@a", "dns-srv:x@a", "fly:my-app"], ()),
+        (["dns-srv:a"], ("dns-srv:a",)),
+        (["kubernetes-dns:web", "kubernetes-dns-srv:x@a.b"], ("kubernetes-dns:web",)),
         (["epmd:a@h", "dns:x@a,b"], ("dns:x@a,b",)),
     ],
 )
@@ -91,6 +134,11 @@ def test_words_that_need_ones_own_base_name_are_known(
         (["postgres:my_cluster@secret"], "not a PostgreSQL connection string"),
         (["dns:@a.internal"], "write dns:"),
         (["dns:app@"], "write dns:"),
+        (["dns-srv:app@"], "write dns-srv:"),
+        (["kubernetes-dns"], "write kubernetes-dns:"),
+        (["kubernetes-dns-srv:web"], "'web' has no namespace: write kubernetes-dns-srv:"),
+        (["fly:"], "write fly["),
+        (["fly:not an app"], "'not an app'"),
     ],
 )
 def test_what_is_not_understood_is_answered_by_how_to_write_it(

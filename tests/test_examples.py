@@ -41,6 +41,7 @@ BY_THEMSELVES = (
     "run_once.py",
     "strategy_custom.py",
     "strategy_dns.py",
+    "strategy_dns_srv.py",
     "strategy_epmd.py",
     "strategy_local_epmd.py",
     "supervised.py",

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from barnacle_trio import (
+    ASK,
     ConfigurationError,
     NodeName,
     Strategy,
     dns,
+    dns_srv,
     epmd,
     erlang_hosts,
     fallback,
+    fly,
+    kubernetes_dns,
+    kubernetes_dns_srv,
     local_epmd,
     merge,
     only,
@@ -119,15 +125,49 @@ def _erlang_hosts(argument: str | None) -> Strategy:
     return erlang_hosts(argument)
 
 
-def _dns(argument: str | None) -> Strategy:
-    queries: dict[str | None, list[str]] = {}
-    for item in _items(argument, KINDS["dns"].form):
-        basename, at, query = item.rpartition("@")
-        if not query or (at and not basename):
-            raise ConfigurationError(f"{shorten(item)} is no query: write {KINDS['dns'].form}")
-        queries.setdefault(basename or None, []).append(query)
-    parts = [dns(*of_one, basename=basename) for basename, of_one in queries.items()]
-    return parts[0] if len(parts) == 1 else merge(*parts)
+def _by_query(
+    kind: str, make: Callable[..., Strategy], *, at_once: bool = True
+) -> Callable[[str | None], Strategy]:
+    """How to read ``[BASENAME@]QUERY,...``; several queries ``at_once`` are one call."""
+
+    def build(argument: str | None) -> Strategy:
+        queries: dict[str, list[str]] = {}
+        for item in _items(argument, KINDS[kind].form):
+            basename, at, query = item.rpartition("@")
+            if not query or (at and not basename):
+                raise ConfigurationError(f"{shorten(item)} is no query: write {KINDS[kind].form}")
+            queries.setdefault(basename, []).append(query)
+        parts = [
+            make(*asked, **_naming(basename))
+            for basename, of_one in queries.items()
+            for asked in ([of_one] if at_once else [[query] for query in of_one])
+        ]
+        return parts[0] if len(parts) == 1 else merge(*parts)
+
+    return build
+
+
+def _naming(basename: str) -> dict[str, object]:
+    """A glob is for what the port mappers list; any other base name is known."""
+    if set(basename) & set("*?["):
+        return {"basename": ASK, "match": basename}
+    return {"basename": basename} if basename else {}
+
+
+def _of_namespace(service: str, **naming: Any) -> Strategy:
+    name, _, namespace = service.rpartition(".")
+    if not name or not namespace:
+        form = KINDS["kubernetes-dns-srv"].form
+        raise ConfigurationError(f"{shorten(service)} has no namespace: write {form}")
+    return kubernetes_dns_srv(name, namespace, **naming)
+
+
+def _apps(*apps: str, **naming: Any) -> Strategy:
+    return fly(apps, **naming)
+
+
+def _fly(argument: str | None) -> Strategy:
+    return fly() if argument is None else _by_query("fly", _apps)(argument)
 
 
 def _postgres(argument: str | None) -> Strategy:
@@ -141,7 +181,8 @@ def _postgres(argument: str | None) -> Strategy:
 
 def _depends_on_own_name(word: str) -> bool:
     kind, _, argument = word.partition(":")
-    return kind == "dns" and not all("@" in item for item in argument.split(","))
+    by_query = {"dns", "dns-srv", "kubernetes-dns", "kubernetes-dns-srv"}
+    return kind in by_query and not all("@" in item for item in argument.split(","))
 
 
 KINDS: dict[str, Kind] = {
@@ -163,8 +204,29 @@ KINDS: dict[str, Kind] = {
     "dns": Kind(
         form="dns:[BASENAME@]QUERY,...",
         meaning="BASENAME@ADDRESS for each address (A, AAAA) of a DNS name; without BASENAME, "
-        "the node's own",
-        build=_dns,
+        "the node's own; a glob in its place is for what the port mapper there lists",
+        build=_by_query("dns", dns),
+    ),
+    "dns-srv": Kind(
+        form="dns-srv:[BASENAME@]QUERY,...",
+        meaning="BASENAME@TARGET for each SRV record of a DNS name; BASENAME as for dns",
+        build=_by_query("dns-srv", dns_srv),
+    ),
+    "kubernetes-dns": Kind(
+        form="kubernetes-dns:[BASENAME@]SERVICE[.NAMESPACE],...",
+        meaning="the pods of a headless service by their addresses; BASENAME as for dns",
+        build=_by_query("kubernetes-dns", kubernetes_dns, at_once=False),
+    ),
+    "kubernetes-dns-srv": Kind(
+        form="kubernetes-dns-srv:[BASENAME@]SERVICE.NAMESPACE,...",
+        meaning="the pods of a headless service by their host names; BASENAME as for dns",
+        build=_by_query("kubernetes-dns-srv", _of_namespace, at_once=False),
+    ),
+    "fly": Kind(
+        form="fly[:[BASENAME@]APP,...]",
+        meaning="the nodes of Fly.io apps, this machine's own if none is given; without BASENAME, "
+        "whatever the port mappers there list",
+        build=_fly,
     ),
     "postgres": Kind(
         form="postgres[:CHANNEL[@DSN]]",
