@@ -17,6 +17,7 @@ from barnacle_trio import ConfigurationError, NodeName
 from barnacle_trio._plan import Prune
 from barnacle_trio.cli._ask import be_port_mapper, list_names
 from barnacle_trio.cli._ask import discover as ask_strategy
+from barnacle_trio.cli._doctor import Doctor
 from barnacle_trio.cli._edge import BROKEN_PIPE, BUG, OK, judge
 from barnacle_trio.cli._logging import set_up_logging
 from barnacle_trio.cli._node import CookieOptions, NodeOptions, checked_name
@@ -56,6 +57,12 @@ barnacle discover dns:my_app@my-app.internal --fallback epmd:my_app@10.0.0.7
 ```
 
 Exit codes: 0 the answer is complete, 3 it is partial, 1 discovery failed."""
+
+_DOCTOR_HELP = """The steps: name, host, port mapper, registration, port, handshake, version,
+cookie, answer. They are taken as a hidden node that dials; that the other one can dial this machine
+is not tested, and not needed: one direction is enough.
+
+Exit codes: 0 nothing stands in the way (there may be warnings), 1 a step failed."""
 
 _HELP_END = """Exit codes: 0 done, 1 it did not come about, 2 the call is wrong, 3 a partial answer,
 130 Ctrl-C. What went wrong is one line on standard error."""
@@ -167,6 +174,41 @@ async def ping(
     return await run_until_signal(
         partial(ask_node, peer, cookie=secret, fixed_port=fixed_port, patience=timeout)
     )
+
+
+@app.command(help_epilogue=_DOCTOR_HELP)
+async def doctor(
+    node: str,
+    /,
+    *,
+    name: Annotated[str | None, Parameter(show_default=False)] = None,
+    cookie: CookieOptions | None = None,
+    fixed_port: Annotated[int | None, Parameter(show_default=False)] = None,
+    timeout: Seconds = 5.0,  # noqa: ASYNC109 - an option of the command
+    json: Flag = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Find out why a node cannot be met from here, step by step, and what to do about it.
+
+    Args:
+      node: the node's name, basename@host.
+      name: what the node here is called, or would be; it is compared with the other's name.
+      cookie: where the cookie comes from.
+      fixed_port: the port that it listens on, where there is no port mapper.
+      timeout: seconds for each question.
+      json: print one object a line: step, state (ok, warning, failed), found, advice.
+      verbose: tell on standard error what is done; -vv each step of it.
+    """
+    set_up_logging(verbose, stays=False)
+    examination = Doctor(
+        peer=checked_name(node),
+        own=None if name is None else checked_name(name),
+        cookie=await (cookie or CookieOptions()).read(),
+        fixed_port=fixed_port,
+        patience=timeout,
+        as_json=json,
+    )
+    return await run_until_signal(examination.examine)
 
 
 @app.command

@@ -20,13 +20,38 @@ async def ping(
 ) -> int:
     """Connect a peer as a hidden node of a random name, ask for a sign of life, and leave.
 
-    Nobody is asked to register the name and no port mapper is run, so nothing is left behind.
-
     Raises:
       Failed: there is no answer; it says why.
       ConfigurationError: the cookie is none.
     """
     name = NodeName(f"barnacle_{secrets.token_hex(6)}@{await own_host(peer.host)}")
+    try:
+        connected, answered = await time_signs_of_life(
+            peer, name=name, cookie=cookie, fixed_port=fixed_port, patience=patience
+        )
+    except Failed as failure:
+        raise Failed(f"pang from {peer}: {failure}") from failure
+    await write_line(
+        f"pong from {peer}: connected in {1000 * connected:.1f} ms, "
+        f"answered in {1000 * answered:.1f} ms"
+    )
+    return OK
+
+
+async def time_signs_of_life(
+    peer: NodeName,
+    *,
+    name: NodeName,
+    cookie: str | bytes | None,
+    fixed_port: int | None,
+    patience: float,
+) -> tuple[float, float]:
+    """Seconds that a peer took to be connected, and to answer.
+
+    Nobody is asked to register ``name`` and no port mapper is run, so nothing is left behind.
+
+    Raises: as `ping` does.
+    """
     async with open_node(
         name,
         cookie=cookie,
@@ -43,15 +68,10 @@ async def ping(
             connected = trio.current_time()
             answered = await node.ping(peer)
         except (ConnectError, RemoteProtocolError) as error:
-            raise Failed(f"pang from {peer}: {error}") from error
+            raise Failed(str(error)) from error
         if not answered:
-            raise Failed(f"pang from {peer}: it let us in, but does not answer")
-        ended = trio.current_time()
-    await write_line(
-        f"pong from {peer}: connected in {1000 * (connected - began):.1f} ms, "
-        f"answered in {1000 * (ended - connected):.1f} ms"
-    )
-    return OK
+            raise Failed("it let us in, but does not answer")
+        return connected - began, trio.current_time() - connected
 
 
 class _CallerOnly(PortMapper):
