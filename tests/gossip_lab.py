@@ -71,6 +71,10 @@ class Talker:
                         return error
                 await trio.sleep(0.01)
 
+    async def ignores(self, packets: int) -> None:
+        """Wait until so many packets were ignored."""
+        await until(lambda: sum(self.ignored.values()) >= packets)
+
     @property
     def ignored(self) -> dict[str, int]:
         return dict(self.strategy._of(self.name)[-1].ignored)

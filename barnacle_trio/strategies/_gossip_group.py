@@ -136,20 +136,22 @@ class Group:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, membership)
 
 
+def sender(address: SocketAddress) -> str:
+    """Where a datagram came from: its address, and the link's index if it means nothing without."""
+    host, zone = address[0].partition("%")[0], address[3] if len(address) == 4 else 0
+    return f"{host}%{zone}" if zone else host
+
+
 def is_here(source: str) -> bool:
-    """Whether an address, as `socket.socket.recvfrom` writes it, is one of this host's."""
+    """Whether an address, as `sender` writes it, is one of this host's."""
+    host, _, zone = source.partition("%")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        address = ip_address(source)
-        if isinstance(address, IPv4Address):
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                sock.bind((source, 0))
-            return True
-        scope = socket.if_nametoindex(address.scope_id) if address.scope_id else 0
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-            sock.bind((source.partition("%")[0], 0, 0, scope))
-        return True
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((host, 0, 0, int(zone or 0)) if family == socket.AF_INET6 else (host, 0))
     except (OSError, ValueError):
         return False
+    return True
 
 
 def checked_group(

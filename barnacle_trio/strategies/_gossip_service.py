@@ -15,7 +15,7 @@ import trio
 from barnacle_trio._errors import DiscoveryError
 from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import NodeName, shorten
-from barnacle_trio.strategies._gossip_group import Group
+from barnacle_trio.strategies._gossip_group import Group, sender
 from barnacle_trio.strategies._gossip_members import Heard, Members, Throttle
 from barnacle_trio.strategies._gossip_packets import MAX_PACKET, Kind, PacketError, Wire
 from barnacle_trio.strategies._time import time_to_answer
@@ -25,9 +25,9 @@ logger = logging.getLogger("barnacle_trio.strategies")
 BATCH = 64
 """Packets that are read before other tasks have their turn."""
 ECHO_WITHIN = 0.5
-"""Seconds in which a heartbeat of ours comes back to us, or something else is heard."""
+"""Seconds in which a heartbeat of ours comes back to us."""
 UNHEARD = 3
-"""Heartbeats in a row upon which nothing is heard, until the socket counts as lost."""
+"""Heartbeats in a row that do not come back, until the socket counts as lost."""
 ANSWER_WITHIN = 0.1
 """Seconds at most until a newcomer is told of us, so that it need not wait for the next beat."""
 ANSWER_EVERY = 1.0
@@ -39,8 +39,6 @@ GOODBYES = 2
 TELL_EVERY = 600.0
 """Seconds between two lines of the log about packets that were ignored."""
 
-SIGNS: frozenset[Heard] = frozenset({"ourselves", "new", "known"})
-"""What shows that we hear."""
 NEWS: frozenset[Heard] = frozenset({"new", "gone"})
 """What changes an answer."""
 
@@ -79,7 +77,7 @@ class Ears:
                 data, address = sock.recvfrom(MAX_PACKET + 1)
             except (BlockingIOError, InterruptedError):
                 break
-            source, now = address[0], trio.current_time()
+            source, now = sender(address), trio.current_time()
             if not self._throttle.lets_pass(source, now):
                 self._ignore("too many packets come at once", source)
                 continue
@@ -110,8 +108,8 @@ class Service:
     """One run of gossip's background task, and the answers that come from it.
 
     Hearing ourselves is the proof that all works: the route, the interface, the membership of the
-    group. Whichever of them goes, and whatever the system says or does not say of it, our own
-    heartbeats come back no more.
+    group on that very interface. Whichever of them goes, and whatever the system says or does not
+    say of it, our own heartbeats come back no more; then a new socket joins the group anew.
     """
 
     def __init__(
@@ -130,8 +128,8 @@ class Service:
         self._members = self._ears.members
         self._sock: socket | None = None
         self._trouble: str | None = None
-        self._signs = 0
-        self._sign = trio.Event()  # something was heard
+        self._echoes = 0
+        self._echo = trio.Event()  # a heartbeat of ours came back
         self._news = trio.Event()  # an answer may be ready
         self._hurry = trio.Event()  # a newcomer wants to know of us
         self._next_hurry = 0.0
@@ -176,9 +174,9 @@ class Service:
         """Speak and listen until cancelled, whatever becomes of the network."""
         pause, longest = RETRY
         while True:
-            signs = self._signs
+            echoes = self._echoes
             reason = await self._gossip(started)
-            if self._signs != signs:
+            if self._echoes != echoes:
                 pause = RETRY[0]
             if self._trouble is None:
                 self._trouble = f"no gossip with {self._setting.group}: {reason}"
@@ -207,22 +205,22 @@ class Service:
         return reason
 
     async def _beat(self, sock: socket) -> str:
-        """Send heartbeats for as long as something is heard; why not, then."""
+        """Send heartbeats for as long as they come back; why they do not, then."""
         unheard = 0
         while True:
             if self._left:
                 await trio.sleep_forever()
-            signs = self._signs
+            echoes = self._echoes
             problem = self._send(sock, "heartbeat")
             with trio.move_on_after(ECHO_WITHIN):
-                await self._sign.wait()
-            if self._signs == signs:
+                await self._echo.wait()
+            if self._echoes == echoes:
                 self._take(self._ears.drain(sock))  # a loop that was late reads before it judges
             await trio.lowlevel.checkpoint()
-            if self._signs == signs:
+            if self._echoes == echoes:
                 unheard += 1
                 if unheard == UNHEARD:
-                    return problem or "not even this node's own heartbeats are heard"
+                    return problem or "this node does not even hear itself"
                 continue
             unheard = 0
             await self._rest()
@@ -252,10 +250,10 @@ class Service:
         now = trio.current_time()
         settled, self._was_settled = self._was_settled, self._members.is_settled
         is_news = self._was_settled != settled or not NEWS.isdisjoint(heard)
-        if not SIGNS.isdisjoint(heard):
-            self._signs += 1
-            self._sign.set()
-            self._sign = trio.Event()
+        if "ourselves" in heard:
+            self._echoes += 1
+            self._echo.set()
+            self._echo = trio.Event()
             if self._trouble is not None:
                 logger.debug("gossip with %s is heard again", self._setting.group)
                 self._trouble = None
