@@ -252,9 +252,7 @@ async def open_busy_database() -> AsyncIterator[str]:
     async with open_postgres_server() as server, trio.open_nursery() as nursery:
         other = postgres(server.dsn(), interval=0.05)
         assert isinstance(other, ServedStrategy)
-        await nursery.start(
-            partial(other.serve, NodeName("other@10.0.0.9"), changed=lambda: None)
-        )
+        await nursery.start(partial(other.serve, NodeName("other@10.0.0.9"), changed=lambda: None))
         await other(NodeName("other@10.0.0.9"))
         yield server.dsn()
         nursery.cancel_scope.cancel("the test is over")

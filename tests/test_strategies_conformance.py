@@ -54,9 +54,7 @@ class Lab:
 
 
 @pytest.fixture
-async def lab(
-    tmp_path: Path, epmd_port: int, request: pytest.FixtureRequest
-) -> AsyncIterator[Lab]:
+async def lab(tmp_path: Path, epmd_port: int, request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
     async with (
         real_epmd(epmd_port),
         open_registration("other", 4000),
