@@ -35,11 +35,11 @@ COOKIE = "my_cookie"
 BY_THEMSELVES = (
     "chat.py",
     "custom_functions.py",
+    "custom_strategy.py",
     "events.py",
     "manual.py",
     "own_nursery.py",
     "run_once.py",
-    "strategy_custom.py",
     "strategy_dns.py",
     "strategy_dns_srv.py",
     "strategy_epmd.py",

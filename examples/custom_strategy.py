@@ -3,7 +3,7 @@
 A strategy is any async callable that is given the local node's name. One that has ``serve`` beside
 that can say when a new answer is worth asking for, so that nobody waits for the next round.
 
-    $ python examples/strategy_custom.py
+    $ python examples/custom_strategy.py
     up: acorn@127.0.0.1 goose@127.0.0.1
     the file is gone: nobody is disconnected
     up: acorn@127.0.0.1 goose@127.0.0.1
