@@ -99,16 +99,13 @@ async def connects(address: str, port: int) -> None:
 async def shake_hands(
     address: str, port: int, *, own: NodeName, peer: NodeName, cookie: bytes, patience: float
 ) -> Shaken:
-    """Dial a node as a hidden one, up to the proof of the cookie, and close again.
-
-    Raises:
-      OSError: nobody listens there any more.
-    """
-    stream: trio.SocketStream | None = None
-    with trio.move_on_after(patience):
-        stream = await trio.open_tcp_stream(address, port)
-    if stream is None:
-        return Shaken(error=PeerUnreachable(f"port {port}: no answer within {patience:g} s"))
+    """Dial a node as a hidden one, up to the proof of the cookie, and close again."""
+    try:
+        with trio.fail_after(patience):
+            stream = await trio.open_tcp_stream(address, port)
+    except (OSError, trio.TooSlowError) as error:
+        reason = _trouble(error).text or f"no answer within {patience:g} s"
+        return Shaken(error=PeerUnreachable(f"port {port}: {reason}"))  # noqa: ASYNC910 - it dials
     async with stream:
         return await _Handshake(stream, own, peer, cookie).run(patience)
 
@@ -128,8 +125,7 @@ class _Handshake:
         await trio.lowlevel.checkpoint()
         try:
             with trio.fail_after(patience):
-                await self._stream.send_all(self._machine.begin())
-                await self._finish()
+                await self._converse()
         except BarnacleError as refusal:
             error = refusal
         except trio.TooSlowError:
@@ -140,8 +136,9 @@ class _Handshake:
             self._machine.close()
         return Shaken(first=self._first, peer=self._machine.peer, error=error)
 
-    async def _finish(self) -> None:
+    async def _converse(self) -> None:  # noqa: ASYNC910 - eof() always raises
         try:
+            await self._stream.send_all(self._machine.begin())
             while True:
                 data = bytes(await self._stream.receive_some(4096))
                 if len(self._first) < _KEPT:
