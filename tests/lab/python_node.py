@@ -1,0 +1,63 @@
+"""A Python node of the laboratory, in a process of its own; run by `tests.lab.cluster`.
+
+It is told what to be by one JSON object and prints one for each thing that it sees. It drains when
+told so by SIGTERM, and ends with its standard input.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import time
+from typing import Any
+
+import trio
+
+from barnacle_trio import NodeDown, NodeUp, epmd, open_barnacle, open_node
+
+
+def tell(what: str, **fields: object) -> None:
+    # Linux's monotonic clock is the same for all processes.
+    print(json.dumps({"what": what, "at": time.monotonic(), **fields}), flush=True)
+
+
+async def be(spec: dict[str, Any]) -> None:
+    async with (
+        open_node(spec["name"], cookie=spec["cookie"], **spec["node"]) as node,
+        open_barnacle(epmd(spec["peers"]), node, **spec["barnacle"]) as barnacle,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(drain_on_sigterm, barnacle, nursery.cancel_scope)
+        with barnacle.open_listener(10_000) as events:
+            tell("start")
+            async for event in events:
+                if isinstance(event, NodeUp):
+                    tell("up", peer=event.node)
+                elif isinstance(event, NodeDown):
+                    tell("down", peer=event.node, reason=event.reason)
+
+
+async def drain_on_sigterm(barnacle: Any, scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async for _ in signals:
+            await barnacle.drain(5)
+            scope.cancel("drained")
+
+
+async def main(spec: dict[str, Any]) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def be_and_end() -> None:
+            await be(spec)
+            nursery.cancel_scope.cancel("it left")
+
+        nursery.start_soon(be_and_end)
+        await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
+        nursery.cancel_scope.cancel("the standard input ended")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(relativeCreated)d %(name)s %(message)s", level=logging.INFO)
+    trio.run(main, json.loads(sys.argv[1]))
