@@ -79,7 +79,7 @@ class Naming:
         self, basename: Basename = None, match: Match | Iterable[Match] | None = None
     ) -> None:
         self.steps = 2 if basename is ASK else 1
-        """Whether hosts are asked, too, after they were found; `time_to_answer` shares by it."""
+        """Steps of an answer: to find hosts, and with `ASK` to ask there; see `time_to_answer`."""
         self._basenames = _checked_basenames(basename)
         self._wanted = checked_match(kept(match))
         self._failing: Sequence[str] = ()
