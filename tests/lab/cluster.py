@@ -155,6 +155,7 @@ class Cluster:
                 "peers": member.peers,
                 "node": options.get("node", {}),
                 "barnacle": options.get("barnacle", {}),
+                "chatter": options.get("chatter", 0),
             }
             return [sys.executable, "-m", "tests.lab.python_node", json.dumps(spec)]
         flags = ["-name", member.name, "-setcookie", COOKIE, "-start_epmd", "false"]

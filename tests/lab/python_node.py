@@ -11,6 +11,7 @@ import logging
 import signal
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -30,6 +31,8 @@ async def be(spec: dict[str, Any]) -> None:
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(drain_on_sigterm, barnacle, nursery.cancel_scope)
+        if spec["chatter"]:
+            nursery.start_soon(chat, node, barnacle, spec["chatter"])
         with barnacle.open_listener(10_000) as events:
             tell("start")
             async for event in events:
@@ -44,6 +47,15 @@ async def drain_on_sigterm(barnacle: Any, scope: trio.CancelScope) -> None:
         async for _ in signals:
             await barnacle.drain(5)
             scope.cancel("drained")
+
+
+async def chat(node: Any, barnacle: Any, size: int) -> None:
+    """Say something of that many bytes to everybody, again and again."""
+    while True:
+        for peer in barnacle.nodes.value:
+            with suppress(trio.WouldBlock):
+                node.send_nowait(("nobody", peer), bytes(size))
+        await trio.sleep(0.5)
 
 
 async def main(spec: dict[str, Any]) -> None:
