@@ -15,6 +15,7 @@ from barnacle_trio._errors import BarnacleCrashed, DiscoveryError
 from barnacle_trio._events import Event, Refreshed, RefreshFailed, RefreshResult, Restarted
 from barnacle_trio._names import shorten
 from barnacle_trio._options import Options
+from barnacle_trio._strategy import NotAllYet
 from barnacle_trio._supervisor import Intensity
 
 logger = logging.getLogger("barnacle_trio.barnacle")
@@ -267,6 +268,8 @@ class Poller:
             return
         if text is None:
             logger.info("[%s] discovery works again", self._options.name)
+        elif isinstance(error, NotAllYet):
+            logger.info("[%s] %s", self._options.name, text)
         else:
             logger.warning("[%s] %s", self._options.name, text)
         self._said = text

@@ -46,6 +46,10 @@ class ServedStrategy(Protocol):
         ...
 
 
+class NotAllYet(DiscoveryError):
+    """A partial answer of a source that has only begun: a matter of seconds, and nobody's fault."""
+
+
 def asked_once() -> None:
     """What ``serve`` is given as ``changed`` where nobody will ask a second time, by `run_once`.
 

@@ -15,6 +15,7 @@ import trio
 from barnacle_trio._errors import DiscoveryError
 from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import NodeName, shorten
+from barnacle_trio._strategy import NotAllYet
 from barnacle_trio.strategies._gossip_group import Group, sender
 from barnacle_trio.strategies._gossip_members import Heard, Members, Throttle
 from barnacle_trio.strategies._gossip_packets import MAX_PACKET, Kind, PacketError, Wire
@@ -297,11 +298,11 @@ def whole(members: Members, setting: Setting) -> frozenset[NodeName]:
     """The members, if everybody has had the time to be one.
 
     Raises:
-      DiscoveryError: a partial answer: not everybody has had it.
+      NotAllYet: not everybody has had it.
     """
     if members.is_settled:
         return members.names
-    raise DiscoveryError(
+    raise NotAllYet(
         f"gossip with {setting.group} has only begun: all are heard within "
         f"{setting.interval[1]:g} s",
         partial=members.names,
