@@ -84,7 +84,7 @@ def test_each_command_has_help(call: Call, name: str) -> None:
         (["names", "--port", "70000"], 2, "TCP port"),
         (["discover"], 2, "no strategy is given"),
         (["discover", "local-epmd"], 1, "discovery failed: no port mapper answers"),
-        (["discover", "dns:my-app.internal"], 2, "give --name, or write dns:BASENAME@QUERY"),
+        (["discover", "dns:my-app.internal"], 2, "give --name, or choose in the word"),
         (["discover", "--name", "x", "local-epmd"], 2, "has no '@'"),
         (["epmd", "--port", "70000"], 2, "TCP port"),
         (["epmd", "--address", "here"], 2, "literal"),

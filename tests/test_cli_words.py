@@ -84,6 +84,40 @@ def test_queries_of_different_base_names_are_asked_at_once() -> None:
     assert strategy_of("dns:x@a,y@b") == "merge(dns('a'), dns('b'))"
 
 
+GOSSIP_SECRET = "correct horse battery staple"
+
+
+@pytest.mark.parametrize(
+    ("word", "strategy"),
+    [
+        ("gossip", "gossip('233.252.1.32:45892', secret=..., wire='libcluster')"),
+        (
+            "gossip:sealed,interface=eth0,port=4000",
+            "gossip('233.252.1.32:4000 on eth0', secret=..., wire='sealed')",
+        ),
+        (
+            "gossip:insecure,group=ff15::7a,match=a@*,match=b@*",
+            "gossip('[ff15::7a]:45892', insecure=True, match=('a@*', 'b@*'))",
+        ),
+        ("gossip:insecure,broadcast", "gossip('255.255.255.255:45892', insecure=True)"),
+    ],
+)
+def test_gossip_takes_options_and_a_secret_from_the_environment(
+    word: str, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BARNACLE_GOSSIP_SECRET", GOSSIP_SECRET)
+    assert strategy_of(word) == strategy
+
+
+@pytest.mark.parametrize("word", ["gossip", "gossip:sealed", "gossip:match=a"])
+def test_gossip_without_a_secret_is_asked_for_by_name(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BARNACLE_GOSSIP_SECRET", raising=False)
+    with pytest.raises(ConfigurationError, match="set BARNACLE_GOSSIP_SECRET, or write"):
+        parse_words([word])
+
+
 def test_fallbacks_and_globs_surround_the_words() -> None:
     told = strategy_of("dns:x@a", fallbacks=["epmd:x@h"], match=["x@*"])
     assert told == "only(fallback(dns('a'), epmd(['x@h'])), ('x@*',))"
@@ -103,6 +137,7 @@ async def test_the_globs_choose() -> None:
         (["dns:x@a", "local-epmd"], ()),
         (["dns:*@a", "dns-srv:x@a", "fly:my-app"], ()),
         (["dns-srv:a"], ("dns-srv:a",)),
+        (["gossip:insecure", "gossip:insecure,match=a@*"], ("gossip:insecure",)),
         (["kubernetes-dns:web", "kubernetes-dns-srv:x@a.b"], ("kubernetes-dns:web",)),
         (["epmd:a@h", "dns:x@a,b"], ("dns:x@a,b",)),
     ],
@@ -138,6 +173,10 @@ def test_words_that_need_ones_own_base_name_are_known(
         (["kubernetes-dns"], "write kubernetes-dns:"),
         (["kubernetes-dns-srv:web"], "'web' has no namespace: write kubernetes-dns-srv:"),
         (["fly:"], "write fly["),
+        (["gossip:"], "write gossip[:OPTION,...]"),
+        (["gossip:insecure,secret=x"], "'secret=x' is no option of gossip"),
+        (["gossip:insecure,port=x"], "'port=x' is no option of gossip"),
+        (["gossip:insecure,group=10.0.0.1"], "no multicast address"),
         (["fly:not an app"], "'not an app'"),
     ],
 )

@@ -43,6 +43,7 @@ BY_THEMSELVES = (
     "strategy_dns.py",
     "strategy_dns_srv.py",
     "strategy_epmd.py",
+    "strategy_gossip.py",
     "strategy_local_epmd.py",
     "supervised.py",
     "supervision_tree.py",

@@ -34,8 +34,10 @@ from barnacle_trio.strategies import (
     remember,
     rename,
 )
+from tests.conftest import free_port
 from tests.dns_server import DnsServer, open_dns_server, resolver_for
 from tests.epmd_lab import real_epmd
+from tests.gossip_lab import quick, talking
 from tests.kube_fake import open_fake_kube_process
 from tests.postgres_server import open_busy_database
 
@@ -51,6 +53,7 @@ class Lab:
     dns: DnsServer
     folder: Path
     database: str
+    gossip: int  # a port
 
 
 @pytest.fixture
@@ -69,10 +72,12 @@ async def lab(tmp_path: Path, epmd_port: int, request: pytest.FixtureRequest) ->
         await server.set_records("web.default.svc.cluster.local", *FEW)
         (tmp_path / "hosts.erlang").write_text("'127.0.0.1'.\n'::1'.\n")
         async with AsyncExitStack() as stack:
-            database = ""
+            database, port = "", free_port()
             if request.node.name.endswith("[postgres]"):  # the others do not wait for it
                 database = await stack.enter_async_context(open_busy_database())
-            yield Lab(server, tmp_path, database)
+            if request.node.name.endswith("[gossip]"):
+                await stack.enter_async_context(talking(quick(port), "other@127.0.0.1"))
+            yield Lab(server, tmp_path, database, port)
 
 
 def _few(lab: Lab) -> Strategy:
@@ -86,6 +91,7 @@ STRATEGIES: dict[str, Callable[[Lab], Strategy]] = {
     "dns_srv": lambda lab: dns_srv("srv.x.svc.test", resolver=resolver_for(lab.dns.port)),
     "epmd": lambda _lab: epmd(["a@10.0.0.1", "b@10.0.0.2"]),
     "fly": lambda lab: fly("my-app", basename="a", resolver=resolver_for(lab.dns.port)),
+    "gossip": lambda lab: quick(lab.gossip),
     "kubernetes": lambda lab: kubernetes(
         "app=my-app", lookup="pods", kubeconfig=lab.folder / "kubeconfig"
     ),

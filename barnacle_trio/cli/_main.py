@@ -259,7 +259,7 @@ async def discover(
     if name is None and chosen.by_own_name:
         raise ConfigurationError(
             f"{chosen.by_own_name[0]} takes its base name from the node that asks: "
-            "give --name, or write dns:BASENAME@QUERY"
+            "give --name, or choose in the word, as in dns:BASENAME@QUERY or gossip:match=GLOB"
         )
     local = _NOBODY if name is None else checked_name(name)
     return await run_until_signal(

@@ -25,6 +25,7 @@ from barnacle_trio import (
     postgres,
 )
 from barnacle_trio._names import shorten
+from barnacle_trio.cli import _gossip_word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +182,8 @@ def _postgres(argument: str | None) -> Strategy:
 
 def _depends_on_own_name(word: str) -> bool:
     kind, _, argument = word.partition(":")
+    if kind == "gossip":
+        return _gossip_word.depends_on_own_name(argument)
     by_query = {"dns", "dns-srv", "kubernetes-dns", "kubernetes-dns-srv"}
     return kind in by_query and not all("@" in item for item in argument.split(","))
 
@@ -227,6 +230,11 @@ KINDS: dict[str, Kind] = {
         meaning="the nodes of Fly.io apps, this machine's own if none is given; without BASENAME, "
         "whatever the port mappers there list",
         build=_fly,
+    ),
+    "gossip": Kind(
+        form=_gossip_word.FORM,
+        meaning=_gossip_word.MEANING,
+        build=_gossip_word.build,
     ),
     "postgres": Kind(
         form="postgres[:CHANNEL[@DSN]]",
