@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
+import sys
 from functools import partial
 from typing import Any
 
@@ -433,3 +435,20 @@ async def test_nothing_is_left_open(port: int) -> None:
             await a.hears()
     assert trio.lowlevel.current_statistics().tasks_living == before
     assert not talkers[0].strategy._of(NodeName(A))
+
+
+# -- the command line ------------------------------------------------------------------------------
+
+
+async def test_the_command_asks_and_is_not_heard(port: int) -> None:
+    word = f"gossip:interface={LOOPBACK},port={port}"
+    async with talking(quick(port), A) as a:
+        with trio.fail_after(30):
+            done = await trio.run_process(
+                [sys.executable, "-W", "error", "-m", "barnacle_trio", "discover", word],
+                env={**os.environ, "BARNACLE_GOSSIP_SECRET": SECRET},
+                capture_stdout=True,
+            )
+        assert done.stdout.decode().split() == [A]
+        await a.hears()
+        assert not a.ignored
