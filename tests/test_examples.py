@@ -54,12 +54,14 @@ WITH_HELP = (
     "call_elixir.py",
     "drain.py",
     "fixed_port.py",
+    "kr8s_strategy.py",
     "meet_beam.py",
+    "partisan.py",
     "serve_elixir.py",
     "strategy_postgres.py",
     "testing_a_program.py",
 )
-"""Examples with a test of their own below."""
+"""Examples with a test of their own, below or in a file beside this one."""
 
 DEADLINE = 30
 
