@@ -234,7 +234,8 @@ async def test_a_role_that_may_not_notify_is_clear(server: PostgresServer) -> No
     try:
         reason = await refusal(postgres(server.dsn(user="poor")))
     finally:
-        await server.execute("GRANT EXECUTE ON FUNCTION pg_notify(text, text) TO PUBLIC")
+        with trio.move_on_after(5, shield=True):
+            await server.execute("GRANT EXECUTE ON FUNCTION pg_notify(text, text) TO PUBLIC")
     assert "permission denied for function pg_notify" in reason
 
 
@@ -250,7 +251,8 @@ async def test_what_is_to_be_mended_is_told_even_during_an_outage(
             while "password authentication failed" not in await complaint(strategy):  # noqa: ASYNC110
                 await trio.sleep(0.02)
         finally:
-            await server.execute(f"ALTER ROLE my_user PASSWORD '{PASSWORD}'")
+            with trio.move_on_after(5, shield=True):
+                await server.execute(f"ALTER ROLE my_user PASSWORD '{PASSWORD}'")
         await until_answered(strategy)
 
 

@@ -53,8 +53,8 @@ async def connect(conninfo: bytes, *, within: float) -> Connection:
     ``conninfo`` should give an address: libpq would block to look up a name.
 
     Raises:
-      PostgresError: nobody is there, or greets us ``within`` so many seconds, or we are turned
-        away.
+      PostgresError: nobody is there, or nobody greets us ``within`` so many seconds, or we
+        are turned away.
 
     If cancelled, nothing stays open.
     """
@@ -125,7 +125,7 @@ class Connection:
         pgconn = self._pgconn
         try:
             with trio.fail_after(ANSWER_WITHIN):
-                pgconn.send_query_params(statement, parameters)
+                pgconn.send_query_params(statement, [*parameters])  # 3.2 takes lists only
                 while pgconn.flush():
                     # A server that waits for us to read would not take what we write.
                     await _wait_for_either(pgconn.socket)
