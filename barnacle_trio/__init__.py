@@ -59,6 +59,7 @@ from barnacle_trio.distribution import (
     Node,
     NodeOptions,
     Process,
+    TlsOptions,
     open_node,
 )
 from barnacle_trio.epmd import FixedPort
@@ -152,6 +153,7 @@ __all__ = [
     "ShutDown",
     "Status",
     "Strategy",
+    "TlsOptions",
     "Transport",
     "barnacle_child",
     "custom_transport",

@@ -28,12 +28,15 @@ NAMES = {
         NodeDown NodeName NodeOptions NodeUp Paused PeerChange PeerDown PeerStatus
         PeerUnreachable PeerUp Pid Port Process ProcessDown ProcessExit Reference
         RefreshFailed RefreshResult Refreshed RemoteError RemoteProtocolError RestartPolicy
-        Restarted Resumed ShutDown Status Strategy Transport barnacle_child custom_transport
+        Restarted Resumed ShutDown Status Strategy TlsOptions
+        Transport barnacle_child custom_transport
         dns dns_srv epmd erlang_hosts fallback fly gossip kubernetes kubernetes_dns
         kubernetes_dns_srv local_epmd merge only open_barnacle open_node postgres remember rename run_once
         serve_barnacle supervise
     """,
-    "barnacle_trio.distribution": "Down Exit Mailbox Node NodeOptions Process open_node",
+    "barnacle_trio.distribution": """
+        Down Exit Mailbox Node NodeOptions Process TlsOptions open_node
+    """,
     "barnacle_trio.epmd": """
         Epmd FixedPort PortEntry PortMapper Registration lookup names open_registration serve_epmd
     """,
@@ -94,6 +97,7 @@ PURE = {
     "distribution._fragments",
     "distribution._lanes",
     "distribution._detector",
+    "distribution._erlang_terms",
     "distribution._flags",
     "distribution._frames",
     "distribution._gen",
@@ -103,6 +107,8 @@ PURE = {
     "distribution._messages",
     "epmd._registry",
     "epmd._wire",
+    "distribution._tls",
+    "distribution._tls_names",
     "etf",
     "etf._decode",
     "etf._encode",

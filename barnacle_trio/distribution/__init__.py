@@ -5,5 +5,6 @@ from barnacle_trio.distribution._mailbox import Mailbox, Process
 from barnacle_trio.distribution._node import Node
 from barnacle_trio.distribution._open import open_node
 from barnacle_trio.distribution._options import NodeOptions
+from barnacle_trio.distribution._tls import TlsOptions
 
-__all__ = ["Down", "Exit", "Mailbox", "Node", "NodeOptions", "Process", "open_node"]
+__all__ = ["Down", "Exit", "Mailbox", "Node", "NodeOptions", "Process", "TlsOptions", "open_node"]

@@ -10,6 +10,7 @@ import trio
 
 from barnacle_trio._errors import BarnacleError, PeerUnreachable
 from barnacle_trio._logs import RateLimited
+from barnacle_trio._names import NodeName
 from barnacle_trio.distribution._connection import Connection
 from barnacle_trio.distribution._dialler import Dialler
 from barnacle_trio.distribution._handshake import (
@@ -20,6 +21,7 @@ from barnacle_trio.distribution._handshake import (
     Send,
 )
 from barnacle_trio.distribution._local import Local
+from barnacle_trio.distribution._tls_stream import TlsStream, handshake_header
 
 logger = logging.getLogger("barnacle_trio.node")
 
@@ -95,7 +97,9 @@ class Doorkeeper:
                 self._strangers.pop(scope, None)
 
     async def _shake(self, stream: trio.abc.Stream) -> tuple[Connection, bytes] | None:
-        machine = Acceptor(self._local.identity(), self._local.challenges)
+        machine = Acceptor(
+            self._local.identity(), self._local.challenges, header=handshake_header(stream)
+        )
         claimed = None
         rival = True
         try:
@@ -113,7 +117,7 @@ class Doorkeeper:
                             await stream.send_all(event.data)
                         case NameReceived():
                             rival = event.peer.name not in self._local.peers
-                            answer = self._answer(machine, event)
+                            answer = self._answer(stream, machine, event)
                             if answer is not None:
                                 claimed = event.peer.name
                                 self._dialler.inbound_began(claimed)
@@ -138,11 +142,13 @@ class Doorkeeper:
             if claimed is not None:
                 self._dialler.inbound_ended(claimed)
 
-    def _answer(self, machine: Acceptor, event: NameReceived) -> bytes | None:
+    def _answer(
+        self, stream: trio.abc.Stream, machine: Acceptor, event: NameReceived
+    ) -> bytes | None:
         """What to say to a name, None where it is to be turned away."""
         name = event.peer.name
         own = self._local.identity().name
-        if name == own or not self._local.allowed(name):
+        if name == own or self._objection(stream, name) is not None:
             return None
         cookie = self._local.cookies.for_peer(name)
         if name in self._local.peers:
@@ -168,8 +174,14 @@ class Doorkeeper:
         self, stream: trio.abc.Stream, machine: Acceptor, event: NameReceived
     ) -> None:
         name = event.peer.name
-        if self._local.allowed(name) or name == self._local.identity().name:
+        objection = self._objection(stream, name)
+        if objection is None or name == self._local.identity().name:
             await stream.send_all(machine.refuse("nok"))
         else:
-            self._log.warning("%s may not connect: it is not among those allowed", name)
+            self._log.warning("%s may not connect: %s", name, objection)
             await stream.send_all(machine.refuse("not_allowed"))
+
+    def _objection(self, stream: trio.abc.Stream, name: NodeName) -> str | None:
+        if not self._local.allowed(name):
+            return "it is not among those allowed"
+        return stream.name_fault(name) if isinstance(stream, TlsStream) else None

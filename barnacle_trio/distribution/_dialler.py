@@ -28,6 +28,7 @@ from barnacle_trio.distribution._handshake import (
 )
 from barnacle_trio.distribution._local import Local
 from barnacle_trio.distribution._network import Network
+from barnacle_trio.distribution._tls_stream import handshake_header
 
 logger = logging.getLogger("barnacle_trio.node")
 
@@ -197,7 +198,13 @@ class Dialler:
         self, stream: trio.abc.Stream, name: NodeName
     ) -> tuple[Done, bool]:
         cookie = self._local.cookies.for_peer(name)
-        machine = Initiator(self._local.identity(), name, cookie, self._local.challenges)
+        machine = Initiator(
+            self._local.identity(),
+            name,
+            cookie,
+            self._local.challenges,
+            header=handshake_header(stream),
+        )
         rival = True
         try:
             await stream.send_all(machine.begin())

@@ -128,6 +128,8 @@ class Machine:
         if size > MAX_MESSAGE:
             stranger = _STRANGERS.get(bytes(buffer[:2]))
             guess = f"; the peer seems to speak {stranger}" if stranger else ""
+            if stranger == "TLS":
+                guess += ", which this node was not told to (tls=)"
             raise RemoteProtocolError(
                 f"a handshake message of {size} bytes was announced, "
                 f"the limit is {MAX_MESSAGE}{guess}"

@@ -13,9 +13,14 @@ from barnacle_trio._names import Match, NodeName, matcher
 from barnacle_trio.distribution._addresses import is_loopback, listen_addresses
 from barnacle_trio.distribution._cookie import Cookies, read_cookie_file
 from barnacle_trio.distribution._detector import Patience
+from barnacle_trio.distribution._network import Network
 from barnacle_trio.distribution._node import Node, run_node
 from barnacle_trio.distribution._options import NodeOptions
 from barnacle_trio.distribution._tcp import TcpNetwork
+from barnacle_trio.distribution._tls import TlsOptions
+from barnacle_trio.distribution._tls_files import Keyring
+from barnacle_trio.distribution._tls_flags import read_optfile
+from barnacle_trio.distribution._tls_network import TlsNetwork
 from barnacle_trio.epmd import Epmd, FixedPort, PortMapper
 from barnacle_trio.etf import Limits
 
@@ -34,6 +39,7 @@ async def open_node(
     hidden: bool = False,
     listen: tuple[str, int] | None = None,
     epmd: PortMapper | None = None,
+    tls: TlsOptions | None = None,
     net_ticktime: float = 60.0,
     failure_timeout: float = 10.0,
     connect_timeout: float = 7.0,
@@ -58,6 +64,9 @@ async def open_node(
         ``("0.0.0.0", 9100)`` overrides; port 0 is any.
       epmd: how ports are found. None uses the port mapper on the usual port (``ERL_EPMD_PORT``,
         4369) and runs one in this process where none answers. ``FixedPort(9100)``: none at all.
+      tls: certificates for connections inside TLS, with the nodes of ``-proto_dist inet_tls`` and
+        with no others. Where the variables say that, too, and this is None, the file of their
+        ``-ssl_dist_optfile`` is read.
       net_ticktime: seconds of silence after which a peer that does not answer probes is down.
       failure_timeout: seconds of silence after which a peer that answers probes is down, with
         reason ``silent``. ``math.inf``: judge all by ``net_ticktime``.
@@ -69,8 +78,8 @@ async def open_node(
         size comes on top. A peer that sends a larger one is disconnected.
 
     Raises:
-      ConfigurationError: an argument, a flag or the cookie file cannot work, or the address or port
-        cannot be bound.
+      ConfigurationError: an argument, a flag, the cookie file or a certificate cannot work, or the
+        address or port cannot be bound.
       ValueError: the name is no node name.
       NameTakenError: another live node bears the name.
       PeerUnreachable: no port mapper answers and none may be run here.
@@ -98,14 +107,17 @@ async def open_node(
         beyond_loopback=not all(is_loopback(address) for address in addresses),
         insecure_cookie=insecure_cookie,
     )
+    keyring = await _keyring(tls, options)
     hidden = hidden or options.hidden
-    network = TcpNetwork(
+    network: Network = TcpNetwork(
         options.name,
         addresses=addresses,
         ports=_ports(listen, mapper, options),
         mapper=mapper,
         hidden=hidden,
     )
+    if keyring is not None:
+        network = TlsNetwork(network, keyring)
     async with run_node(
         options.name,
         network,
@@ -126,9 +138,23 @@ def _options(name: str | NodeOptions | None) -> NodeOptions:
         options = name
     else:
         options = NodeOptions(name=NodeName(name))
-    if options.tls:
-        raise ConfigurationError(f"-proto_dist {options.proto_dist}: TLS is not spoken here yet")
     return options
+
+
+async def _keyring(tls: TlsOptions | None, options: NodeOptions) -> Keyring | None:
+    if tls is None and options.tls:
+        if options.ssl_dist_optfile is None:
+            raise ConfigurationError(
+                f"-proto_dist {options.proto_dist} needs certificates: give tls=TlsOptions(...), "
+                "or -ssl_dist_optfile"
+            )
+        tls = await trio.to_thread.run_sync(read_optfile, options.ssl_dist_optfile)
+    await trio.lowlevel.checkpoint()
+    if tls is None:
+        return None
+    keyring = Keyring(tls, options.name)
+    await keyring.open()
+    return keyring
 
 
 def _check_seconds(what: str, value: float, *, infinite: bool) -> None:

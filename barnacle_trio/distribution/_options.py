@@ -44,6 +44,8 @@ class NodeOptions:
       start_epmd: whether a port mapper may be started where none answers.
       epmd_port: where no port mapper is asked, the port that every node listens on.
       proto_dist: one of ``inet_tcp``, ``inet6_tcp``, ``inet_tls``, ``inet6_tls``.
+      ssl_dist_optfile: for the latter two, Erlang's file of options, which is read when the node is
+        opened without ``tls=``.
       short_names: the host part of names has no dots (``-sname``).
     """
 
@@ -56,6 +58,7 @@ class NodeOptions:
     start_epmd: bool = True
     epmd_port: int | None = None
     proto_dist: str = "inet_tcp"
+    ssl_dist_optfile: Path | None = None
     short_names: bool = False
 
     @property
@@ -98,6 +101,7 @@ class NodeOptions:
             start_epmd=_start_epmd(flags),
             epmd_port=_epmd_port(flags),
             proto_dist=_proto_dist(flags),
+            ssl_dist_optfile=_optfile(flags),
             short_names=short_names,
         )
 
@@ -296,6 +300,11 @@ def _proto_dist(flags: Flags) -> str:
             f"-proto_dist takes one of {', '.join(_PROTOCOLS)}, not {shorten(text)}"
         )
     return text
+
+
+def _optfile(flags: Flags) -> Path | None:
+    text = _single(flags, "ssl_dist_optfile")
+    return None if text is None else Path(text)
 
 
 def _kernel(flags: Flags) -> dict[str, str]:

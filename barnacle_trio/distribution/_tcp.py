@@ -156,7 +156,7 @@ class TcpNetwork:
         """See `Network.locate`: the port, from the port mapper at the peer's host."""
         if self._mapper.fixed is not None:
             await trio.lowlevel.checkpoint()
-            return None
+            return self._mapper.fixed
         await trio.lowlevel.checkpoint()
         try:
             return await self._mapper.lookup(name)

@@ -1,0 +1,138 @@
+"""Certificates of tests' own authorities, and BEAM nodes that speak TLS with them."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from barnacle_trio import TlsOptions
+from tests.erlang import ERLANGS
+
+LONG_AGO = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
+YESTERDAY = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+
+SERVE = ExtendedKeyUsageOID.SERVER_AUTH
+DIAL = ExtendedKeyUsageOID.CLIENT_AUTH
+
+TLS_ERLANGS = [erlang for erlang in ERLANGS if erlang.version == "25"]
+"""Those with an ssl application: the runtime of OTP 28 that tests have comes without."""
+
+
+class Lab:
+    """An authority, and a folder in which the files of its certificates lie."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ca = trustme.CA()
+        self.ca_file = folder / "ca.pem"
+        self.ca.cert_pem.write_to_path(str(self.ca_file))
+
+    def options(self, *names: str, file: str = "node", **options: Any) -> TlsOptions:
+        """Issue a certificate, by default for 127.0.0.1; trustme's."""
+        return self.write(self.ca.issue_cert(*(names or ("127.0.0.1",))), file, **options)
+
+    def for_erlang(self, *addresses: str, file: str = "both", **options: Any) -> TlsOptions:
+        """The same, with each address among the DNS names: Erlang's clients look there alone."""
+        addresses = addresses or ("127.0.0.1",)
+        cert, key = special_cert(self.ca, dns=addresses, addresses=addresses)
+        return self.write_pem(cert, key, file, **options)
+
+    def write(self, cert: trustme.LeafCert, file: str = "node", **options: Any) -> TlsOptions:
+        """Put a certificate and its key into files of their own, in the place of older ones."""
+        chain = b"".join(each.bytes() for each in cert.cert_chain_pems)
+        return self.write_pem(chain, cert.private_key_pem.bytes(), file, **options)
+
+    def write_pem(self, chain: bytes, key: bytes, file: str = "node", **options: Any) -> TlsOptions:
+        cert_file, key_file = self.folder / f"{file}.pem", self.folder / f"{file}.key"
+        for path, content in ((cert_file, chain), (key_file, key)):
+            draft = path.with_suffix(".draft")
+            draft.write_bytes(content)
+            draft.replace(path)
+        return TlsOptions(cert_file, key_file, **{"ca": self.ca_file, **options})
+
+    def special(self, file: str = "special", **asked: Any) -> TlsOptions:
+        """Issue a certificate that trustme would not make; see `special_cert`."""
+        cert, key = special_cert(self.ca, **asked)
+        return self.write_pem(cert, key, file)
+
+    def flags(
+        self,
+        tls: TlsOptions,
+        *,
+        versions: Iterable[str] = (),
+        verify: bool = True,
+        client_cert: bool = True,
+    ) -> tuple[str, ...]:
+        """A BEAM node's flags, for the same certificate in both roles."""
+        optfile = self.folder / f"{Path(tls.cert).stem}.conf"
+        own = f'{{certfile, "{tls.cert}"}}, {{keyfile, "{tls.key}"}}'
+        common = f'{{cacertfile, "{tls.ca}"}}'
+        common += ", {verify, verify_peer}" if verify else ", {verify, verify_none}"
+        if versions:
+            common += f", {{versions, [{', '.join(f'{each!r}' for each in versions)}]}}"
+        demand = ", {fail_if_no_peer_cert, true}" if verify else ""
+        shown = f"{own}, " if client_cert else ""
+        optfile.write_text(
+            f"[{{server, [{own}, {common}{demand}]}},\n {{client, [{shown}{common}]}}].\n"
+        )
+        return ("-proto_dist", "inet_tls", "-ssl_dist_optfile", str(optfile))
+
+
+def special_cert(
+    ca: trustme.CA,
+    *,
+    dns: Iterable[str] = (),
+    addresses: Iterable[str] = (),
+    usage: Iterable[x509.ObjectIdentifier] = (SERVE, DIAL),
+    not_before: datetime.datetime = LONG_AGO,
+    not_after: datetime.datetime = datetime.datetime(3000, 1, 1, tzinfo=datetime.UTC),
+    self_signed: bool = False,
+    common_name: str = "tests",
+) -> tuple[bytes, bytes]:
+    """A certificate, and its key, with whatever is asked for and nothing else."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    authority = x509.load_pem_x509_certificate(ca.cert_pem.bytes())
+    names: list[x509.GeneralName] = [x509.DNSName(each) for each in dns]
+    names += [x509.IPAddress(ipaddress.ip_address(each)) for each in addresses]
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject if self_signed else authority.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(not_before)
+        .not_valid_after(not_after)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(list(usage)), critical=True)
+    )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    signer: Any = key
+    if not self_signed:
+        signer = load_pem_private_key(ca.private_key_pem.bytes(), None)
+    cert = builder.sign(signer, hashes.SHA256())
+    return cert.public_bytes(Encoding.PEM), pem(key)
+
+
+def pem(key: Any, password: bytes | None = None) -> bytes:
+    """A private key in a file's form."""
+    encryption = NoEncryption() if password is None else BestAvailableEncryption(password)
+    written: bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+    return written
