@@ -53,8 +53,7 @@ async def connect(conninfo: bytes, *, within: float) -> Connection:
     ``conninfo`` should give an address: libpq would block to look up a name.
 
     Raises:
-      PostgresError: nobody is there, or nobody greets us ``within`` so many seconds, or we
-        are turned away.
+      PostgresError: nobody is there, or greets us in ``within`` seconds, or we are turned away.
 
     If cancelled, nothing stays open.
     """
