@@ -48,12 +48,19 @@ class Doorkeeper:
         self._dialler = dialler
         self._run = run
         self._strangers: dict[trio.CancelScope, None] = {}
+        self._refusing = False
         self._log = RateLimited(logger)
 
     @property
     def strangers(self) -> int:
         """Connections in mid-handshake."""
         return len(self._strangers)
+
+    def refuse(self) -> None:
+        """Let nobody in any more; handshakes under way are given up."""
+        self._refusing = True
+        for stranger in self._strangers:
+            stranger.cancel("the node leaves")
 
     async def accept(self, stream: trio.abc.Stream) -> None:  # noqa: ASYNC910 - reads, or was cancelled
         """Shake hands on an accepted stream and close it where that leads to nothing.
@@ -66,7 +73,7 @@ class Doorkeeper:
             with self._admit() as scope:
                 await trio.lowlevel.checkpoint()
                 admitted = await self._shake(stream)
-            if scope.cancelled_caught:
+            if scope.cancelled_caught and not self._refusing:
                 self._log.warning("a handshake was given up: too slow, or too many at once")
         except PeerUnreachable as error:
             logger.debug("a handshake came to nothing: %s", error)
@@ -91,6 +98,8 @@ class Doorkeeper:
             oldest.cancel("too many handshakes at once, and this one was the oldest")
         with trio.move_on_after(HANDSHAKE_TIMEOUT) as scope:
             self._strangers[scope] = None
+            if self._refusing:
+                scope.cancel("the node leaves")
             try:
                 yield scope
             finally:

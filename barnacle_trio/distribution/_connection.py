@@ -75,7 +75,8 @@ class Connection:
         self.reason: PeerDownReason | None = None
         self.on_close: OnClose | None = None
         self.closed = trio.Event()
-        self.leaving = False
+        self.leaving = False  # the peer said goodbye
+        self.parting = False  # we did
         self.probe: Reference | None = None
         self.stream = stream
         self.fragments = Reassembly(limits)
@@ -181,7 +182,9 @@ class Connection:
     def close(self, reason: PeerDownReason) -> None:
         """Have the connection closed, and tell so at once; only the first reason counts."""
         if self.reason is None:
-            self.reason = "left" if self.leaving and reason == "lost" else reason
+            if reason == "lost":  # expected, once somebody said goodbye
+                reason = "left" if self.leaving else "closed_by_us" if self.parting else reason
+            self.reason = reason
             self._scope.cancel(f"connection closed: {reason}")
             if self.on_close is not None:
                 self.on_close(self)

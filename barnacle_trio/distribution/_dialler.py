@@ -77,6 +77,7 @@ class Dialler:
         self._connect_timeout = connect_timeout
         self._dials: dict[NodeName, _Dial] = {}
         self._inbound: dict[NodeName, int] = {}
+        self._refusing = False
         self._lost_at: dict[NodeName, float] = {}
         self._stolen_at: dict[NodeName, deque[float]] = {}
         local.peers.subscribe(self._on_change)
@@ -104,6 +105,12 @@ class Dialler:
                 # Each caller gets an object of its own: tracebacks grow on what is raised.
                 raise copy.copy(dial.error) from dial.error.__cause__
         await trio.lowlevel.checkpoint()
+
+    def refuse(self) -> None:
+        """Dial nobody any more. Attempts under way are given up; who waits for them is told."""
+        self._refusing = True
+        for dial in self._dials.values():
+            dial.attempt.cancel("the node leaves")
 
     def is_dialling(self, name: NodeName) -> bool:
         """Whether an attempt is under way that has told the peer our name."""
@@ -147,6 +154,8 @@ class Dialler:
         await trio.lowlevel.checkpoint()
         with trio.move_on_after(self._connect_timeout):  # noqa: ASYNC912 - it dials
             while name not in self._local.peers:
+                if self._refusing:
+                    raise PeerUnreachable(f"{name}: this node leaves, and dials nobody any more")
                 try:
                     with trio.CancelScope() as dial.attempt:  # noqa: ASYNC912 - it dials
                         await self._attempt(name, dial)

@@ -26,6 +26,7 @@ from barnacle_trio._names import NodeName, shorten
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._async_functions import why_not_async
 from barnacle_trio.distribution._inbox import NORMAL, Inbox
+from barnacle_trio.distribution._links import NOCONNECTION
 from barnacle_trio.distribution._messaging import SHUTDOWN, exit_reason
 from barnacle_trio.distribution._outcome import (
     ERROR,
@@ -154,6 +155,7 @@ class Exposed:
         self._tables: list[dict[tuple[Atom, Atom], _Entry]] = []
         self._calls: dict[NodeName, set[Call]] = {}
         self._log = RateLimited(logger)
+        processes.work.count(self.__len__)
         processes.act_on(control.SpawnRequest, self._on_spawn_request)
 
     def __len__(self) -> int:
@@ -202,6 +204,8 @@ class Exposed:
 
     def _admit(self, peer: NodeName, wanted: Wanted) -> Call:
         entry = self._find(wanted)
+        if self._processes.work.refuses(peer):
+            raise Refused(NOCONNECTION)  # what the caller is told of a node that is gone
         if entry is None:
             if logger.isEnabledFor(logging.DEBUG):
                 asked = shorten(f"{wanted.module}:{wanted.function}")
@@ -246,6 +250,7 @@ class Exposed:
             calls.discard(call)
             if not calls:
                 del self._calls[call.peer]
+            self._processes.work.progressed()
 
     async def _perform(self, call: Call) -> Outcome:
         await trio.lowlevel.checkpoint_if_cancelled()  # killed already: do not begin

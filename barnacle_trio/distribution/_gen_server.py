@@ -151,6 +151,7 @@ class _Life:
         self.handled = 0
         self.ended_by_others = False
         self._server = server
+        self._work = server.messaging.work
         self._cast, self._info = server.optional("cast"), server.optional("info")
         self._calls = trio.Semaphore(server.max_concurrent)
         self._scope = trio.CancelScope()
@@ -161,7 +162,7 @@ class _Life:
         self._inbox = inbox
         inbox.on_exit = lambda: self._scope.cancel("the process was made to exit")
         try:
-            with self._scope:
+            with self._work.counted(self._waited_for), self._scope:
                 async with trio.open_nursery() as nursery:
                     await self._guard(self._take_messages, nursery, has_started)
         except Exception as error:  # a handler's own nursery failed while it was cancelled
@@ -197,9 +198,12 @@ class _Life:
             await server.handler.started(server.messaging.process(self._inbox))
         has_started()
         while True:
+            self._work.progressed()
             # `tuple` is named, for these patterns would take lists as well.
             match await self._inbox.receive():
                 case tuple((Atom("$gen_call"), tuple((Pid() as caller, tag)), request)):
+                    if self._work.refuses(caller.node.name):
+                        continue  # as good as not arrived: who called learns that the node is gone
                     await self._calls.acquire()
                     if server.max_concurrent == 1:
                         await self._call(caller, tag, request)
@@ -225,6 +229,12 @@ class _Life:
             self.handled += 1
         finally:
             self._calls.release()
+            self._work.progressed()
+
+    def _waited_for(self) -> int:
+        """How many calls run, or may be among the messages that wait for their turn."""
+        running = self._server.max_concurrent - self._calls.value
+        return running if self._work.refusing else running + len(self._inbox)
 
     async def _reply(self, caller: Pid, tag: Any, reply: Any) -> None:
         await self._server.messaging.reply(self._inbox.pid, caller, tag, reply)

@@ -50,6 +50,7 @@ class Messaging:
         self._routes = Routes(pid)
         self._limits = outbound.limits
         self._sent = 0
+        self.work = processes.work
 
     @asynccontextmanager
     async def open_mailbox(

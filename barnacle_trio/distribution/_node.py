@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager
-from functools import partial
 
 import trio
 
-from barnacle_trio._errors import ConnectError, NodeCrashed, RemoteProtocolError
+from barnacle_trio._errors import (
+    ConfigurationError,
+    ConnectError,
+    NodeCrashed,
+    RemoteProtocolError,
+)
 from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import NodeName, shorten
 from barnacle_trio._scopes import open_background
@@ -17,16 +22,18 @@ from barnacle_trio._transport import PeerChange, PeerDown
 from barnacle_trio._values import AsyncValue
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._acceptor import Doorkeeper
+from barnacle_trio.distribution._caretaker import Caretaker
 from barnacle_trio.distribution._challenges import ChallengeBook
 from barnacle_trio.distribution._connection import Connection
 from barnacle_trio.distribution._cookie import Cookies
-from barnacle_trio.distribution._detector import Due, Patience
+from barnacle_trio.distribution._departure import Departure, say_goodbye
+from barnacle_trio.distribution._detector import Patience
 from barnacle_trio.distribution._dialler import Dialler
 from barnacle_trio.distribution._exposed import Exposed
 from barnacle_trio.distribution._flags import OUR_FLAGS, Flag
 from barnacle_trio.distribution._fragments import is_fragment
 from barnacle_trio.distribution._frames import frame
-from barnacle_trio.distribution._handshake import Done, Identity
+from barnacle_trio.distribution._handshake import Identity
 from barnacle_trio.distribution._identifiers import Identifiers
 from barnacle_trio.distribution._inbound import ShortCut
 from barnacle_trio.distribution._io import GroupLeader
@@ -40,13 +47,11 @@ from barnacle_trio.distribution._processes import Processes
 from barnacle_trio.distribution._rex import Rex
 from barnacle_trio.distribution._rpc import Calls
 from barnacle_trio.distribution._talking import Talking
+from barnacle_trio.distribution._work import Work
 from barnacle_trio.etf import Atom, ImproperList, Limits, Reference
 from barnacle_trio.etf._limits import DEFAULT_LIMITS
 
 logger = logging.getLogger("barnacle_trio.node")
-
-GOODBYE_TIMEOUT = 0.5
-"""Seconds, at most, for what is queued to leave when a node leaves."""
 
 
 class Node(Talking):
@@ -71,25 +76,33 @@ class Node(Talking):
         self._name = name
         self._network = network
         self._hidden = hidden
-        self._patience = patience
         self._connect_timeout = connect_timeout
         self._allowed = allowed
         self._limits = limits
         self._nursery = nursery
         self._closed = False
+        self._departure: Departure | None = None
         self._registered = trio.Event()
         self._peers = Peers()
         self._log = RateLimited(logger)
+        self._caretaker = Caretaker(
+            self._peers,
+            network,
+            patience=patience,
+            limits=limits,
+            nursery=nursery,
+            on_frame=self._on_frame,
+        )
         self._local = Local(
             identity=self._identity,
             peers=self._peers,
             challenges=ChallengeBook(trio.current_time),
             cookies=cookies,
             allowed=allowed,
-            adopt=self._adopt,
+            adopt=self._caretaker.adopt,
         )
         self._dialler = Dialler(self._local, network, connect_timeout=connect_timeout)
-        self._doorkeeper = Doorkeeper(self._local, self._dialler, self._run_connection)
+        self._doorkeeper = Doorkeeper(self._local, self._dialler, self._caretaker.run)
         self._peers.subscribe(self._on_change)  # before anybody else: signals come first
         self._incarnate(1)  # until the port mapper has given a creation
 
@@ -213,6 +226,43 @@ class Node(Talking):
         """
         return self._peers.subscribe(callback)
 
+    async def drain(self, grace: float = 10.0) -> None:
+        """Leave the cluster well, for good: what a program does before it ends.
+
+        The name is free and nobody is dialled or let in any more, at once. Calls of processes and
+        exposed functions that peers wait for may end, within ``grace`` seconds; meanwhile messages
+        go to and fro as ever, but calls that come in the second half of that time are not begun.
+        Then each peer is told, and its connection closed: nodes of ours see it ``left``, and leave
+        it alone for a while.
+
+        Done at once where it was done before; who calls it meanwhile waits for the same end, with
+        whichever ``grace`` ends first. If all who wait are cancelled, calls under way are waited
+        for no longer. It takes ``grace`` and a second at most, or three where the port mapper is
+        slow.
+
+        Args:
+          grace: seconds. 0 waits for no call.
+
+        Raises:
+          ConfigurationError: ``grace`` is no number of seconds.
+          trio.ClosedResourceError: this node was left.
+        """
+        if not 0 <= grace < math.inf:
+            raise ConfigurationError(f"grace is a number of seconds, not {shorten(repr(grace))}")
+        if self._departure is None:
+            self._check_here()
+            self._departure = Departure(
+                self._name,
+                network=self._network,
+                dialler=self._dialler,
+                doorkeeper=self._doorkeeper,
+                peers=self._peers,
+                kernel=self._kernel,
+                work=self._processes.work,
+            )
+            self._nursery.start_soon(self._depart, self._departure, name=f"drain {self._name}")
+        await self._departure.wait(grace)
+
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._peers)} connected"
         return f"<Node {self._name}, {state}>"
@@ -240,8 +290,11 @@ class Node(Talking):
         """Become the incarnation that the port mapper gave."""
         self._identifiers = Identifiers(self._name, creation)
         self._kernel = Kernel(self._identifiers)
+        self._caretaker.incarnate(self._identifiers, self._kernel)
         outbound = Outbound(self._peers, self._dialler, self._nursery, self._limits)
-        self._processes = Processes(self._identifiers, outbound, self._kernel.exists)
+        self._processes = Processes(
+            self._identifiers, outbound, self._kernel.exists, Work(self._name)
+        )
         self._processes.unhandled = self._answer_here
         self._short_cut = ShortCut(self._limits)
         self._messaging = Messaging(self._name, self._kernel.pid, self._processes, outbound)
@@ -255,7 +308,7 @@ class Node(Talking):
         creation = await self._nursery.start(self._network.serve, self._accept)
         self._incarnate(creation)
         self._registered.set()
-        self._nursery.start_soon(self._watch, name=f"watch of {self._name}")
+        self._nursery.start_soon(self._caretaker.watch, name=f"watch of {self._name}")
 
     async def _accept(self, stream: trio.abc.Stream) -> None:
         await self._registered.wait()  # before, our creation would be a wrong one
@@ -263,68 +316,15 @@ class Node(Talking):
 
     async def _leave(self) -> None:
         """Say goodbye to everybody and close all connections, within `GOODBYE_TIMEOUT`."""
-        self._closed = True
-        connections = list(self._peers)
-        for connection in connections:
-            connection.send(frame(self._kernel.goodbye(connection.agreed)))
-        try:
-            with trio.move_on_after(GOODBYE_TIMEOUT, shield=True):
-                async with trio.open_nursery() as nursery:
-                    for connection in connections:
-                        nursery.start_soon(connection.flush)
-        finally:
-            for connection in self._peers:
-                connection.close("closed_by_us")
+        self._close()
+        await say_goodbye(self._peers, self._kernel)
 
-    def _adopt(
-        self, stream: trio.abc.Stream, done: Done, *, dialled: bool, rival: bool
-    ) -> Connection | None:
-        """See `Adopt`."""
-        if self._closed:
-            return None
-        old = self._peers.get(done.peer.name)
-        if (
-            rival
-            and old is not None
-            and old.peer.creation == done.peer.creation
-            and old.dialled
-            and not dialled
-        ):  # both sides dialled: what the peer said yes to is up there, of the other who knows
-            return None
-        connection = Connection(
-            stream,
-            done.peer,
-            agreed=done.agreed,
-            hidden=Flag.PUBLISHED not in done.agreed,
-            dialled=dialled,
-            patience=self._patience,
-            limits=self._limits,
-        )
-        connection.probe = self._identifiers.make_reference()
-        self._peers.add(connection)
-        self._probe(connection)
-        if dialled:
-            self._nursery.start_soon(self._run_connection, connection, done.leftover)
-        return connection
+    def _close(self) -> None:
+        self._closed = self._caretaker.closed = True
 
-    async def _run_connection(self, connection: Connection, leftover: bytes) -> None:  # noqa: ASYNC910 - run() has one
-        # No await before run(): it is what closes the stream, cancelled or not.
-        try:
-            await connection.run(leftover, self._on_frame)
-        except Exception:
-            logger.exception("[%s] the connection ended on a fault of ours", connection.peer.name)
-        finally:
-            if connection.probe is not None:
-                self._kernel.forget(connection.probe)
-
-    def _probe(self, connection: Connection) -> None:
-        if connection.probe is None:
-            return
-        question = self._kernel.ask_is_auth(
-            connection.probe, connection.detector.answered, connection.agreed
-        )
-        connection.send(frame(question))
-        connection.detector.probed()
+    async def _depart(self, departure: Departure) -> None:
+        await departure.run()
+        self._close()
 
     def _on_frame(self, connection: Connection, body: bytes) -> None:
         headed = connection.headed
@@ -346,6 +346,7 @@ class Node(Talking):
                 name == GOODBYE_NAME
             ):
                 connection.leaving = True
+                connection.close("left")
             case control.Send(to=to, payload=(ImproperList(tail=Reference() as ref), _)) if (
                 to == self._kernel.pid
             ):
@@ -362,28 +363,6 @@ class Node(Talking):
     def _answer_here(self, message: control.Message) -> None:
         for answer in self._kernel.answer(self._name, message):
             self._processes.emit(self._name, control.parse(answer))
-
-    async def _watch(self) -> None:
-        """Tick, probe and give up silent peers: one task for all connections."""
-        before = trio.current_time()
-        while True:
-            await trio.sleep(self._patience.interval)
-            now = trio.current_time()
-            for connection in self._peers:
-                due = connection.pass_time(
-                    now - before, partial(self._network.acknowledged, connection.stream)
-                )
-                if Due.SILENT in due:
-                    logger.warning(
-                        "[%s] silent for %.1f s", connection.peer.name, connection.detector.silence
-                    )
-                    connection.close("silent")
-                elif Due.STALLED in due:
-                    logger.warning("[%s] stalled in mid-frame", connection.peer.name)
-                    connection.close("lost")
-                elif Due.PROBE in due:
-                    self._probe(connection)
-            before = now
 
 
 async def _first(wait: Callable[[], object], scope: trio.CancelScope) -> None:

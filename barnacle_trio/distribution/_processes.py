@@ -25,6 +25,7 @@ from barnacle_trio.distribution._monitors import Monitors
 from barnacle_trio.distribution._outbound import Outbound
 from barnacle_trio.distribution._signals import Signals
 from barnacle_trio.distribution._table import Entry, Table
+from barnacle_trio.distribution._work import Work
 from barnacle_trio.etf import Atom, Pid, Reference
 
 logger = logging.getLogger("barnacle_trio.messages")
@@ -42,12 +43,18 @@ class Processes:
       identifiers: makes pids and references.
       outbound: sends to other nodes.
       exists: whether a name or pid is one of those that the node itself answers for.
+      work: where calls are counted.
     """
 
     def __init__(
-        self, identifiers: Identifiers, outbound: Outbound, exists: Callable[[Any], bool]
+        self,
+        identifiers: Identifiers,
+        outbound: Outbound,
+        exists: Callable[[Any], bool],
+        work: Work,
     ) -> None:
         self.identifiers = identifiers
+        self.work = work
         self._local = NodeName(identifiers.node.name)
         self._exists = exists
         self._aliases: dict[Reference, Callable[[Any], None]] = {}

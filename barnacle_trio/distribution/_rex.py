@@ -15,12 +15,14 @@ from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._exposed import NOTSUP, Exposed, Refused, Wanted
 from barnacle_trio.distribution._gen import reply_to
+from barnacle_trio.distribution._links import NOCONNECTION
 from barnacle_trio.distribution._outcome import as_rex, badrpc
 from barnacle_trio.distribution._processes import Processes
 from barnacle_trio.etf import Atom, Pid
 
 REX = Atom("rex")
 ERPC = Atom("erpc")
+NODEDOWN = Atom("nodedown")
 FEATURES_REPLY = Atom("features_reply")
 NONEXISTING_NAME = Atom("nonexisting_name")
 
@@ -77,7 +79,7 @@ class Rex:
         try:
             self._exposed.begin(peer, wanted, answer)
         except Refused as refusal:
-            answer(badrpc(refusal.why))
+            answer(badrpc(NODEDOWN if refusal.why is NOCONNECTION else refusal.why))
 
     def _deliver(self, name: Atom, message: Any) -> bool:
         inbox = self._processes.whereis(name.name)
