@@ -177,6 +177,8 @@ class Doorkeeper:
         name = machine.peer.name
         if self._local.identity().name > name:
             await self._dialler.wait_for_ours(name)
+        else:
+            await trio.lowlevel.checkpoint()
         return name in self._local.peers
 
     async def _turn_away(

@@ -78,7 +78,7 @@ class GenServer:
         self._exits = RateLimited(logger)
         self._started = False
 
-    async def serve(self, task_status: trio.TaskStatus[Pid]) -> None:
+    async def serve(self, task_status: trio.TaskStatus[Pid]) -> None:  # noqa: ASYNC128 - passed on
         """Live, again and again, until ended for good."""
         while True:
             life = _Life(self)

@@ -1,230 +1,222 @@
-"""Messages: how far from the floor? Everything is interleaved in one run; only ratios count.
+"""Messages: how far from the floor, and from the goals? All take turns in one run.
 
     python -m tests.benchmarks messages
 
-The floor is what bare Trio sockets do with frames of the same size, without a term in them.
+Ours is between two nodes in two processes. The floor is bare Trio sockets that carry as many bytes,
+without a term in them; beside it stand C's ``ei`` and a pair of BEAM nodes, where they are here.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import json
+import math
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from functools import partial
-from statistics import median, quantiles
 from time import perf_counter
+from typing import Any
 
-import trio
-
-from barnacle_trio import Node, open_node
-from barnacle_trio.etf import Atom, Pid, decode, encode
-from tests.beam import open_beam, unique
-from tests.benchmarks.messages_peer import COOKIE
-from tests.erlang import ERLANGS
+from barnacle_trio.etf import Atom, decode, encode
+from tests.benchmarks.messages_players import (
+    SMALL,
+    Beams,
+    Ours,
+    Player,
+    open_beams,
+    open_ei,
+    open_floor,
+    open_ours,
+)
+from tests.benchmarks.tables import median, percentile, print_table
 
 ROUNDS = 5
-TRIPS = 2_000
-FLOOD = 50_000
+DIALS = 20
+TRIPS = 400
+FLOOD = 20_000
+BULK = 32 * 1024 * 1024
+BESIDE = 64 * 1024 * 1024
+
+OURS, FLOOR, EI, BEAM = PLAYERS = ("ours", "floor", "ei", "BEAM")
 
 
-@asynccontextmanager
-async def peer(kind: str) -> AsyncIterator[int]:
-    """The other process; gives its port, 0 for a node."""
-    command = [sys.executable, "-m", "tests.benchmarks.messages_peer", kind]
-    process = await trio.lowlevel.open_process(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    try:
-        assert process.stdout is not None
-        line = b""
-        while not line.endswith(b"\n"):
-            line += await process.stdout.receive_some(100)
-        yield int(line.split()[1])
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
+@dataclass
+class Figure:
+    """One row: what each measured, by round, and what is to be reached.
+
+    ``goal`` says it; ``reached`` tells from ours, the floor's and BEAM's figure (NaN: not here).
+    """
+
+    name: str
+    unit: str
+    goal: str
+    reached: Callable[[float, float, float], bool]
+    taken: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, player: str, value: float) -> None:
+        """Note a figure of one round."""
+        if not math.isnan(value):
+            self.taken.setdefault(player, []).append(value)
+
+    def of(self, player: str) -> float:
+        """The round in the middle; NaN where there was none."""
+        values = self.taken.get(player)
+        return median(values) if values else math.nan
+
+    def row(self) -> list[object]:
+        """For the table."""
+        ours, floor, _, beam = values = [self.of(player) for player in PLAYERS]
+        ratios = [_ratio(ours, each) for each in values[1:]]
+        verdict = "yes" if self.reached(ours, floor, beam) else "no"
+        shown = ["-" if math.isnan(each) else each for each in values]
+        return [f"{self.name}, {self.unit}", *shown, *ratios, self.goal, verdict]
 
 
-async def timed(work: Callable[[], Awaitable[object]], times: int) -> list[float]:
-    """Microseconds of each of so many calls."""
-    taken = []
-    for _ in range(times):
-        started = perf_counter()
-        await work()
-        taken.append((perf_counter() - started) * 1e6)
-    return taken
+def _ratio(ours: float, other: float) -> str:
+    return "-" if math.isnan(ours) or math.isnan(other) else f"{ours / other:.2f}"
 
 
-class Floor:
-    """The same traffic on a bare Trio socket, with a reader task that wakes the caller."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self.stream = stream
-        self._send, self._receive = trio.open_memory_channel[int](1000)
-
-    async def read(self) -> None:
-        """Cut frames, and wake who waits for the last one read."""
-        buffer = bytearray()
-        async for data in self.stream:
-            buffer += data
-            at = count = 0
-            while len(buffer) - at >= 4:
-                size = int.from_bytes(buffer[at : at + 4])
-                if len(buffer) - at < 4 + size:
-                    break
-                at += 4 + size
-                count += 1
-            del buffer[:at]
-            if count:
-                self._send.send_nowait(count)
-
-    async def trip(self, payload: bytes) -> None:
-        """There and back."""
-        await self.stream.send_all(payload)
-        await self._receive.receive()
-
-    async def take(self, count: int) -> None:
-        """Wait for so many frames."""
-        while count > 0:
-            count -= await self._receive.receive()
+def _at_most(limit: float, *, floors: float = 0, beams: float = 0) -> Callable[..., bool]:
+    """Below a limit, or as near to the floor (to BEAM) as that many times."""
+    return lambda ours, floor, beam: ours <= limit or ours <= floors * floor or ours <= beams * beam
 
 
-def rate(count: int, seconds: float) -> str:
-    """Thousands a second."""
-    return f"{count / seconds / 1000:.0f} k/s"
+def _at_least(limit: float, *, beams: float = 0) -> Callable[..., bool]:
+    return lambda ours, _floor, beam: ours >= limit or (beams > 0 and ours >= beams * beam)
 
 
-async def round_trips(node: Node, floor: Floor, echo: str, sizes: tuple[int, ...]) -> None:
-    """Round trips of small messages, in turn with the floor's."""
-    async with node.open_mailbox() as box:
-        for size in sizes:
-            payload = bytes(size)
-            term = (box.pid, payload)
-            framed = (len(encode(term)) + 60).to_bytes(4) + b"e" + bytes(len(encode(term)) + 59)
-
-            async def trip(term: tuple[Pid, bytes] = term) -> None:
-                await node.send(("echo", echo), term)
-                await box.receive()
-
-            ours: list[float] = []
-            theirs: list[float] = []
-            for _ in range(ROUNDS):
-                ours += await timed(trip, TRIPS // ROUNDS)
-                theirs += await timed(partial(floor.trip, framed), TRIPS // ROUNDS)
-            for label, index in (("p50", 49), ("p99", 98)):
-                mine, base = quantiles(ours, n=100)[index], quantiles(theirs, n=100)[index]
-                print(
-                    f"round trip {size} B {label}: {mine:.0f} us, floor {base:.0f} us, "
-                    f"ratio {mine / base:.2f}"
-                )
+FIGURES = {
+    "dial_known": Figure(
+        "connect and handshake, port known", "ms", "0.8, or 1.35x floor", _at_most(0.8, floors=1.35)
+    ),
+    "dial": Figure(
+        "connect and handshake, with look-up", "ms", "1.5, or 1.35x floor",
+        _at_most(1.5, floors=1.35),
+    ),
+    "p50_64": Figure("round trip 64 B, p50", "us", "1.10x floor", _at_most(0, floors=1.10)),
+    "p99_64": Figure("round trip 64 B, p99", "us", "1.3x floor", _at_most(0, floors=1.3)),
+    "p50_1024": Figure("round trip 1 KiB, p50", "us", "1.10x floor", _at_most(0, floors=1.10)),
+    "p99_1024": Figure("round trip 1 KiB, p99", "us", "1.3x floor", _at_most(0, floors=1.3)),
+    "out": Figure("one way out, small", "k/s", "300, or 0.9x BEAM", _at_least(300, beams=0.9)),
+    "into": Figure("one way in, decoded", "k/s", "200", _at_least(200)),
+    "bulk_in": Figure("32 MiB binary in", "MB/s", "250", _at_least(250)),
+    "bulk_out": Figure("32 MiB binary out", "MB/s", "700", _at_least(700)),
+    "beside": Figure("small one beside 64 MiB", "ms", "20", _at_most(20)),
+    "drain": Figure("10,000 wait, beside 100", "x as fast", "0.8", _at_least(0.8)),
+}  # fmt: skip
+"""What players measure. Goals in seconds are for an idle machine, ratios for any."""
 
 
-async def one_way(node: Node, floor: Floor, other: str) -> None:
-    """Small messages out and in, decoded into a mailbox."""
-    term = (Atom("event"), 17, {Atom("kind"): Atom("up"), Atom("value"): 42})
-    async with node.open_mailbox(max_length=10_000_000) as box:
-        sink, flood = ("sink", other), ("flood", other)
-        for _ in range(ROUNDS):
-            started = perf_counter()
-            for _ in range(FLOOD):
-                await node.send(sink, term)
-            out = perf_counter() - started
-            await node.send(sink, (Atom("total"), box.pid))
-            assert (await box.receive())[1] == FLOOD
-            done = perf_counter() - started
-            started = perf_counter()
-            await node.send(flood, (box.pid, FLOOD, term))
-            for _ in range(FLOOD):
-                await box.receive()
-            into = perf_counter() - started
-            size = len(encode(term)) + 80
-            started = perf_counter()
-            await floor.stream.send_all(
-                (9).to_bytes(4) + b"f" + FLOOD.to_bytes(4) + size.to_bytes(4)
-            )
-            await floor.take(FLOOD)
-            base = perf_counter() - started
-            print(
-                f"one way: out {rate(FLOOD, out)} (received {rate(FLOOD, done)}), "
-                f"in {rate(FLOOD, into)}; floor in {rate(FLOOD, base)}"
-            )
+async def play(who: str, player: Player) -> None:
+    """One turn of one player."""
+    for known, key in ((True, "dial_known"), (False, "dial")):
+        dials = [await player.connect(known=known) for _ in range(DIALS)]
+        FIGURES[key].add(who, median(dials) / 1000)
+    for size in (64, 1024):
+        taken = await player.trips(size, TRIPS)
+        for share in (50, 99):
+            FIGURES[f"p{share}_{size}"].add(who, percentile(taken, share / 100))
+    FIGURES["out"].add(who, FLOOD / await player.out(FLOOD) * 1000)
+    FIGURES["into"].add(who, FLOOD / await player.into(FLOOD) * 1000)
+    FIGURES["bulk_in"].add(who, BULK / await player.bulk_in(BULK))
+    FIGURES["bulk_out"].add(who, BULK / await player.bulk_out(BULK))
+    if isinstance(player, Ours):
+        FIGURES["beside"].add(who, await player.beside(BESIDE) / 1000)
+        FIGURES["drain"].add(who, await player.drain(100) / await player.drain(10_000))
 
 
-async def large(node: Node, floor: Floor, echo: str) -> None:
-    """A 32 MiB binary there and back."""
-    payload = bytes(32 * 1024 * 1024)
-    async with node.open_mailbox() as box:
-        for _ in range(3):
-            started = perf_counter()
-            await node.send(("echo", echo), (box.pid, payload))
-            await box.receive()
-            ours = perf_counter() - started
-            started = perf_counter()
-            await floor.trip(len(payload).to_bytes(4) + b"e" + payload[1:])
-            base = perf_counter() - started
-            print(f"32 MiB there and back: {64 / ours:.0f} MiB/s, floor {64 / base:.0f} MiB/s")
+# -- the codec ------------------------------------------------------------------------------------
+
+MAPS = [
+    {Atom("id"): i, Atom("name"): b"n17", Atom("on"): True, Atom("x"): 1.5} for i in range(1000)
+]
+JSON = {
+    "small": ["event", 17, {"kind": "up", "value": 42}],
+    "maps": [{"id": i, "name": "n17", "on": True, "x": 1.5} for i in range(1000)],
+}
+CODEC = {
+    "small": (SMALL, 5000, "us", 1, (2.5, 3.0)),
+    "maps": (MAPS, 5, "ms", 1000, (1.9, 3.4)),
+    "binary": (bytes(1 << 20), 100, "us", 1, (25.0, 25.0)),
+}
+_SHOWN = {"small": "small", "maps": "1000 maps", "binary": "1 MiB"}
+
+CODEC_FIGURES = {
+    (what, way): Figure(f"{way} {_SHOWN[what]}", unit, f"{goal:g}", _at_most(goal))
+    for what, (_, _, unit, _, goals) in CODEC.items()
+    for way, goal in zip(("encode", "decode"), goals, strict=True)
+}
 
 
-def codec() -> None:
-    """The codec alone."""
-    maps = [
-        {Atom("id"): i, Atom("name"): f"n{i}", Atom("on"): True, Atom("x"): 1.5}
-        for i in range(1000)
-    ]
-    small = (Atom("event"), 17, {Atom("kind"): Atom("up"), Atom("value"): 42})
-    for what, term, times in (
-        ("small", small, 20_000),
-        ("1000 maps", maps, 20),
-        ("1 MiB", bytes(1 << 20), 200),
-    ):
-        data = encode(term)
-        for label, work in (
-            ("encode", partial(encode, term)),
-            ("decode", partial(decode, data)),
-        ):
-            best = min(_spent(work, times) for _ in range(5))
-            print(f"{label} {what}: {best * 1e6:.1f} us")
+async def play_codec(beams: Beams | None) -> None:
+    """One turn of the codec: ours, Python's own ``json`` (written in C) or one copy, and BEAM's."""
+    for what, (term, times, _, scale, _) in CODEC.items():
+        data: Any = encode(term)
+        floors: tuple[Callable[[], object], ...]
+        works: tuple[Callable[[], object], ...]
+        if what in JSON:
+            text = json.dumps(JSON[what])
+            floors = (partial(json.dumps, JSON[what]), partial(json.loads, text))
+        else:
+            floors = (partial(bytearray, data), partial(bytearray, data))
+        works = (partial(encode, term), partial(decode, data))
+        for way, work, floor in zip(("encode", "decode"), works, floors, strict=True):
+            figure = CODEC_FIGURES[what, way]
+            figure.add(OURS, _best(work, times) / scale)
+            figure.add(FLOOR, _best(floor, times) / scale)
+            if beams is not None:
+                figure.add(BEAM, await beams.codec(what, f"{way[:-1]}ing", times) / scale)
 
 
-def _spent(work: Callable[[], object], times: int) -> float:
-    started = perf_counter()
-    for _ in range(times):
-        work()
-    return (perf_counter() - started) / times
+def _best(work: Callable[[], object], times: int) -> float:
+    """Microseconds of one call, in the best of three series."""
+
+    def series() -> float:
+        began = perf_counter()
+        for _ in range(times):
+            work()
+        return (perf_counter() - began) / times * 1e6
+
+    return min(series() for _ in range(3))
 
 
-async def beam_trips(node: Node) -> None:
-    """Round trips with an echo process on real BEAM nodes."""
-    for erlang in ERLANGS:
-        async with open_beam(erlang, cookie=COOKIE) as beam, node.open_mailbox() as box:
-            await beam.eval(
-                "register(echo, spawn(fun() -> F = fun F() -> receive {P, _} = M -> P ! M end,"
-                " F() end, F() end))"
-            )
-            await node.connect(beam.name)
-
-            async def trip() -> None:
-                await node.send(("echo", beam.name), (box.pid, b"x" * 64))
-                await box.receive()
-
-            taken = await timed(trip, TRIPS)
-            print(f"round trip 64 B with OTP {erlang.version}: p50 {median(taken):.0f} us")
+# -- all of it ------------------------------------------------------------------------------------
 
 
 async def main() -> None:
-    """Run them all."""
-    codec()
-    name = unique("bench")
-    async with open_node(unique("bench"), cookie=COOKIE) as node, peer(name), peer("raw") as port:
-        stream = await trio.open_tcp_stream("127.0.0.1", port)
-        floor = Floor(stream)
-        await node.connect(name)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(floor.read)
-            await round_trips(node, floor, name, (64, 1024))
-            await one_way(node, floor, name)
-            await large(node, floor, name)
-            nursery.cancel_scope.cancel()
-        await beam_trips(node)
+    """Let all take turns, and print the tables."""
+    async with AsyncExitStack() as stack:
+        ours = await stack.enter_async_context(open_ours())
+        floor = await stack.enter_async_context(open_floor(int(os.environ["ERL_EPMD_PORT"])))
+        ei = await stack.enter_async_context(open_ei())
+        beams = await stack.enter_async_context(open_beams())
+        players: dict[str, Player | None] = {OURS: ours, FLOOR: floor, EI: ei, BEAM: beams}
+        turns: list[Callable[[], Awaitable[None]]] = [
+            partial(play, who, player) for who, player in players.items() if player is not None
+        ]
+        for _ in range(ROUNDS):
+            for turn in turns:
+                await turn()
+            await play_codec(beams)
+        mixed: list[float] = []
+        if beams is not None:
+            await ours.node.connect(beams.peer)
+            mixed = await Ours(ours.node, beams.peer).trips(64, TRIPS * ROUNDS)
+    head = ("", *PLAYERS, *(f"/{each}" for each in PLAYERS[1:]), "goal", "reached")
+    title = f"messages: {ROUNDS} turns each; the turn in the middle"
+    print_table(title, head, [figure.row() for figure in FIGURES.values()])
+    _say_who(players, beams, mixed)
+    title = "codec: the floor is Python's json, for the binary one copy"
+    print_table(title, head, [figure.row() for figure in CODEC_FIGURES.values()])
+
+
+def _say_who(
+    players: dict[str, Player | None], beams: Beams | None, mixed: Sequence[float]
+) -> None:
+    for name, player in players.items():
+        if player is None:
+            print(f"  {name}: not here")
+    if beams is not None:
+        trip = f"{median(mixed):.0f} us p50, {percentile(mixed, 0.99):.0f} us p99"
+        print(f"  BEAM: OTP {beams.version}; a round trip of 64 B with ours: {trip}")

@@ -6,7 +6,10 @@ Prints ``ready`` and a port (0 for a node), serves until its standard input ends
 from __future__ import annotations
 
 import struct
+import subprocess
 import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
@@ -18,6 +21,36 @@ from barnacle_trio.distribution._frames import frame
 from barnacle_trio.etf import Atom
 
 COOKIE = "a_cookie_for_benchmarks"
+
+
+@asynccontextmanager
+async def open_other(command: Sequence[str]) -> AsyncIterator[tuple[trio.Process, int]]:
+    """Another process, once it is ready; with it the port that it says."""
+    process = await trio.lowlevel.open_process(
+        list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        line = b""
+        while not line.endswith(b"\n"):
+            data = await process.stdout.receive_some(100)
+            assert data, f"{command[0]} ended before it was ready"
+            line += data
+        yield process, int(line.split()[1])
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                await trio.aclose_forcefully(pipe)
+
+
+@asynccontextmanager
+async def open_peer(kind: str) -> AsyncIterator[int]:
+    """The other process: a node of the name ``kind``, or sockets (``raw``); gives its port."""
+    async with open_other([sys.executable, "-m", "tests.benchmarks.messages_peer", kind]) as other:
+        yield other[1]
 
 
 async def _echo(node: Any) -> None:
@@ -43,18 +76,25 @@ async def _flood(node: Any) -> None:
     """Send as many messages as asked for, as fast as a raw sender of ready frames can."""
     async with node.open_mailbox("flood") as box:
         async for to, count, payload in box:
-            one = frame(send_body(box.pid, to, payload))
-            batch = one * 500
             connection = node._peers.get(to.node.name)
+            one = frame(send_body(box.pid, to, payload, connection.agreed))
+            batch = one * 500
             for _ in range(count // 500):
-                await connection.wait_writable()
+                await connection.wait_writable(len(batch), (None, None))
                 connection.send(batch)
 
 
+async def _bulk(node: Any) -> None:
+    """Take a large binary, or give one of that many bytes."""
+    async with node.open_mailbox("bulk") as box:
+        async for to, what in box:
+            await node.send(to, bytes(what) if isinstance(what, int) else Atom("got"))
+
+
 async def serve_node(name: str) -> None:
-    """A node with the three processes above."""
+    """A node with the four processes above."""
     async with open_node(name, cookie=COOKIE) as node, trio.open_nursery() as nursery:
-        for task in (_echo, _count, _flood):
+        for task in (_echo, _count, _flood, _bulk):
             nursery.start_soon(task, node)
         await trio.testing.wait_all_tasks_blocked()
         print("ready 0", flush=True)
@@ -62,32 +102,45 @@ async def serve_node(name: str) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def _answer(stream: trio.SocketStream, request: bytes) -> None:
+    kind = request[:1]
+    if kind == b"e":
+        await stream.send_all(len(request).to_bytes(4) + request)
+    elif kind == b"f":
+        count, size = struct.unpack_from(">II", request, 1)
+        batch = (size.to_bytes(4) + bytes(size)) * 500
+        for _ in range(count // 500):
+            await stream.send_all(batch)
+    elif kind == b"b":
+        await stream.send_all((1).to_bytes(4) + b"g")
+    elif kind == b"g":
+        (size,) = struct.unpack_from(">I", request, 1)
+        await stream.send_all(size.to_bytes(4) + bytes(size))
+
+
 async def serve_raw() -> None:
     """The floor: Trio sockets, frames of the same size, no terms.
 
-    The first byte of a frame says what to do with it: ``e`` echo, ``s`` swallow, ``f`` flood, of
-    which the next words are a count and a size.
+    The first byte of a frame says what to do with it: ``e`` echo, ``s`` swallow, ``b`` say so once
+    it is there, ``g`` give so many bytes, ``f`` flood, of which the next words are count and size.
     """
 
     async def handle(stream: trio.SocketStream) -> None:
         buffer = bytearray()
-        async for data in stream:
+        size = 64 * 1024
+        while data := await stream.receive_some(size):
             buffer += data
-            at = 0
+            at = missing = 0
             while len(buffer) - at >= 4:
-                size = int.from_bytes(buffer[at : at + 4])
-                if len(buffer) - at < 4 + size:
+                length = int.from_bytes(buffer[at : at + 4])
+                if len(buffer) - at < 4 + length:
+                    missing = 4 + length - (len(buffer) - at)
                     break
-                kind = buffer[at + 4]
-                if kind == 101:
-                    await stream.send_all(bytes(buffer[at : at + 4 + size]))
-                elif kind == 102:
-                    count, length = struct.unpack_from(">II", buffer, at + 5)
-                    batch = (length.to_bytes(4) + bytes(length)) * 500
-                    for _ in range(count // 500):
-                        await stream.send_all(batch)
-                at += 4 + size
+                if buffer[at + 4] != ord("s"):
+                    await _answer(stream, bytes(buffer[at + 4 : at + 4 + length]))
+                at += 4 + length
             del buffer[:at]
+            size = min(max(missing, 64 * 1024), 1024 * 1024)
 
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_tcp, handle, 0)
