@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import trio
 
 from barnacle_trio._errors import HandshakeRefused, PeerUnreachable
+from barnacle_trio._logs import ALSO_AN_EVENT
 from barnacle_trio._names import NodeName, shorten
 from barnacle_trio._plan import Plan
 from barnacle_trio._transport import Transport
@@ -128,6 +129,7 @@ class Dialler:
                     self._barnacle,
                     name,
                     shorten(error, 200),
+                    extra=ALSO_AN_EVENT,
                 )
         elif self._plan.failed(name, error, now, silent=took >= SILENT_AFTER):
             logger.warning(
@@ -136,6 +138,7 @@ class Dialler:
                 name,
                 shorten(error, 200) if str(error) else type(error).__name__,
                 "" if self._once else "; trying on",
+                extra=ALSO_AN_EVENT,
             )
 
 

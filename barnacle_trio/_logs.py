@@ -1,10 +1,14 @@
-"""Log lines that a peer can cause, but not flood."""
+"""What log lines have in common: those that a peer can cause, but not flood; those told twice."""
 
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 import trio
+
+ALSO_AN_EVENT: Final = {"also_an_event": True}
+"""The ``extra`` of log lines whose news are events too: who shows these may leave them out."""
 
 
 class RateLimited:

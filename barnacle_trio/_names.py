@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Self, TypeAlias
 
+from barnacle_trio._errors import ConfigurationError
+
 # Erlang's distribution gives a node name one byte of length in the port mapper and 255 on the
 # wire, and refuses names beyond ASCII with the status `nok` ("Distribution Protocol").
 MAX_NAME_BYTES = 255
@@ -83,6 +85,9 @@ def matcher(match: Match | Iterable[Match] | None) -> Callable[[NodeName], bool]
 
     A glob without ``@`` is held against the base name alone: ``"worker*"``. Matching is
     case-sensitive, as Erlang's names are.
+
+    Raises:
+      ConfigurationError: a glob that no name can ever match; the message says why.
     """
     if match is None:
         return lambda _name: True
@@ -90,8 +95,25 @@ def matcher(match: Match | Iterable[Match] | None) -> Callable[[NodeName], bool]
         return match
     if isinstance(match, str):
         pattern = match
+        flaw = _flaw(pattern)
+        if flaw is not None:
+            raise ConfigurationError(f"{shorten(pattern)} matches no node name: {flaw}")
         if "@" in pattern:
             return lambda name: fnmatchcase(name, pattern)
         return lambda name: fnmatchcase(name.basename, pattern)
     choices = [matcher(each) for each in match]
     return lambda name: any(choice(name) for choice in choices)
+
+
+def _flaw(glob: str) -> str | None:
+    """Why a glob is a slip rather than a choice; `fnmatch` itself takes everything."""
+    if not glob:
+        return "it is empty"
+    if not _PRINTABLE.fullmatch(glob):
+        return "only printable ASCII characters without spaces are allowed"
+    outside = re.sub(r"\[!?+\]?+[^]]*\]", "", glob)
+    if "[" in outside:
+        return "a '[' is not closed"
+    if outside.count("@") > 1:
+        return "it has more than one '@'"
+    return None

@@ -13,6 +13,7 @@ from barnacle_trio._dials import Dials
 from barnacle_trio._engine import Engine, Round
 from barnacle_trio._errors import BarnacleCrashed, DiscoveryError
 from barnacle_trio._events import Event, Refreshed, RefreshFailed, RefreshResult, Restarted
+from barnacle_trio._logs import ALSO_AN_EVENT
 from barnacle_trio._names import shorten
 from barnacle_trio._options import Options
 from barnacle_trio._strategy import NotAllYet
@@ -267,11 +268,11 @@ class Poller:
         if text == self._said:
             return
         if text is None:
-            logger.info("[%s] discovery works again", self._options.name)
+            logger.info("[%s] discovery works again", self._options.name, extra=ALSO_AN_EVENT)
         elif isinstance(error, NotAllYet):
-            logger.info("[%s] %s", self._options.name, text)
+            logger.info("[%s] %s", self._options.name, text, extra=ALSO_AN_EVENT)
         else:
-            logger.warning("[%s] %s", self._options.name, text)
+            logger.warning("[%s] %s", self._options.name, text, extra=ALSO_AN_EVENT)
         self._said = text
 
     # -- time -------------------------------------------------------------------------------------

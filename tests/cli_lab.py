@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import trio
 from tests.beam import COOKIE
 
 DEADLINE = 30
+CLOCK = r"\d\d:\d\d:\d\d\.\d\d\d  "
 
 
 def environ(home: Path | None = None, **more: str) -> dict[str, str]:
@@ -80,7 +82,7 @@ def assert_left_well(ended: Ended) -> None:
     """It said at most that a peer cannot be reached, which is so when that one goes first."""
     assert ended.code == 0, ended
     for line in ended.err.splitlines():
-        assert line.startswith("barnacle: warning: [barnacle] cannot connect "), ended
+        assert re.match(CLOCK + r"barnacle: warning: \[barnacle\] cannot connect ", line), ended
 
 
 class Running:

@@ -19,6 +19,7 @@ from barnacle_trio import PeerUnreachable
 from barnacle_trio.epmd import names
 from tests.beam import COOKIE, unique
 from tests.cli_lab import (
+    CLOCK,
     assert_fails,
     assert_left_well,
     barnacle,
@@ -356,7 +357,7 @@ async def test_what_is_done_is_told_on_request(epmd_port: int) -> None:
         ended = await loud.end()
     assert ended.code == 0
     lines = ended.err.splitlines()
-    assert any(line.startswith("barnacle: info: ") for line in lines)
-    assert any(line.startswith("barnacle: debug: ") for line in lines)
+    assert any(re.match(CLOCK + "barnacle: info: ", line) for line in lines)
+    assert any(re.match(CLOCK + "barnacle: debug: ", line) for line in lines)
     assert COOKIE not in ended.err
     await until_gone(loud.process.pid)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from barnacle_trio import NodeName
+from barnacle_trio import ConfigurationError, NodeName
 from barnacle_trio._names import matcher, shorten
 
 
@@ -85,3 +85,16 @@ def test_matching(match: object, fits: bool) -> None:
 def test_what_peers_say_is_shortened_and_escaped() -> None:
     assert shorten("a\nb\u202e") == "'a\\nb\\u202e'"
     assert len(shorten("x" * 10_000)) < 100
+
+
+@pytest.mark.parametrize("glob", ["[", "a[b", "a[!", "a[]", "[[]a[", "", "a b", "a@b@c", "\u00e4*"])
+def test_a_glob_that_can_match_nobody_is_a_slip(glob: str) -> None:
+    with pytest.raises(ConfigurationError, match="matches no node name"):
+        matcher(glob)
+    with pytest.raises(ConfigurationError, match="matches no node name"):
+        matcher(["fine", glob])
+
+
+@pytest.mark.parametrize("glob", ["a]", "[]]", "[!]]a", "[@]b@c", "a[]x]", "*", "?@[0-9]*"])
+def test_odd_globs_are_taken(glob: str) -> None:
+    assert matcher(glob)(NodeName("zz@h")) is (glob == "*")

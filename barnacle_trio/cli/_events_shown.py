@@ -120,5 +120,9 @@ def _text_or_none(error: BaseException | None) -> str | None:
 
 def stamped(lines: Iterable[str], now: datetime) -> Iterable[str]:
     """The lines with the time of day before each."""
-    clock = now.strftime("%H:%M:%S.") + f"{now.microsecond // 1000:03d}"
-    return (f"{clock}  {line}" for line in lines)
+    return (f"{clock(now)}  {line}" for line in lines)
+
+
+def clock(now: datetime) -> str:
+    """The time of day, to the millisecond."""
+    return now.strftime("%H:%M:%S.") + f"{now.microsecond // 1000:03d}"

@@ -131,7 +131,7 @@ async def run(
       until_eof: leave when standard input ends, so as not to outlive the program that holds it.
       verbose: tell on standard error what is done; -vv each step of it.
     """
-    set_up_logging(verbose, stays=True)
+    set_up_logging(verbose, stays=True, shows_events=not json)
     leave = trio.Event()
     stay = Stay(
         strategy=parse_words(strategy, fallbacks=fallback, match=match).strategy,
