@@ -241,10 +241,9 @@ class SealedWire:
     def _check_fresh(self, session: bytes, stamp: int) -> None:
         last = self._heard.get(session)
         if last is None:
-            skew = abs(stamp / 1e6 - self._clock())
-            if skew > MAX_SKEW:
+            if abs(stamp / 1e6 - self._clock()) > MAX_SKEW:
                 raise PacketError(
-                    f"it is old, or its sender's clock differs from ours by {skew:.0f} s"
+                    f"it is old, or its sender's clock is more than {MAX_SKEW:g} s off ours"
                 )
         elif stamp <= last:
             raise PacketError("it was heard before")
