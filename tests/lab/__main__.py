@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--history", action="store_true", help="print all that happened")
     parser.add_argument("options", nargs="*", metavar="name=value", help="numbers; see the list")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     if given.scenario is None:
         for name, function in SCENARIOS.items():
             print(f"{name:18} {inspect.getdoc(function)}")

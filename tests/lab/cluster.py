@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,10 +141,12 @@ class Cluster:
 
     async def _run_epmd(self, member: Member) -> None:
         """The port mapper of a host with a BEAM, which would start one that outlives it."""
-        if any(_command_of(pid) == "epmd" for pid in member.host.pids()):
+        if _has_epmd(member.host):
             return
-        await trio.lowlevel.open_process(member.host.command("epmd"), stdin=subprocess.DEVNULL)
-        await trio.sleep(0.2)
+        daemon = member.host.command("epmd", "-daemon")
+        await trio.run_process(daemon)
+        while not _has_epmd(member.host):  # noqa: ASYNC110 - nobody could set an event
+            await trio.sleep(0.01)
 
     def _command(self, member: Member) -> list[str]:
         options = member.options
@@ -173,6 +175,9 @@ class Cluster:
                 self._hear(member, line.decode(errors="replace"))
                 there.set()
         await process.wait()
+        await process.stdout.aclose()
+        assert process.stdin is not None
+        await process.stdin.aclose()
         member.process = None
         self.history.tell("end", member.name)
         member.ended.set()
@@ -197,6 +202,7 @@ class Cluster:
             *lines, buffer = (buffer + data).split(b"\n")
             member.log += [line.decode(errors="replace") for line in lines]
             del member.log[:-1000]
+        await process.stderr.aclose()
 
     # -- what may happen to a node --
 
@@ -240,6 +246,12 @@ class Cluster:
         self.history.tell("fault", self.members[host].name, reason="vanish")
         _signal(process, signal.SIGKILL)
 
+    def end(self) -> None:
+        """Kill what runs; its readers see the end of it."""
+        for member in self.running:
+            assert member.process is not None
+            member.process.kill()
+
     # -- what is waited for --
 
     def is_mesh(self, members: Iterable[Member] | None = None) -> bool:
@@ -262,11 +274,12 @@ class Cluster:
         )
 
 
-def _command_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
+def _has_epmd(host: Host) -> bool:
+    for pid in host.pids():
+        with suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "epmd":
+                return True
+    return False
 
 
 def _signal(process: trio.Process, how: signal.Signals) -> None:
@@ -306,10 +319,8 @@ async def open_cluster(
             try:
                 yield cluster
             finally:
-                for member in cluster.running:
-                    if member.process is not None:
-                        member.process.kill()
-                nursery.cancel_scope.cancel("the scenario is over")
+                cluster.end()
+                nursery.cancel_scope.deadline = trio.current_time() + 5
 
 
 def erlangs() -> list[Erlang]:
