@@ -368,11 +368,12 @@ def random_terms(count: int) -> list[Any]:
 
 
 async def test_random_terms_come_back_from_a_beam_process_unchanged(erlang: Erlang) -> None:
+    chosen = random_terms(scaled(1500, 100_000))  # takes long, and no node answers meanwhile
     async with open_stage(erlang) as stage, stage.node.open_mailbox() as box:
         puppet: Puppet = await stage.puppet()
         echo = await puppet.run(
             "spawn(fun() -> (fun F() -> receive T -> B ! T, F() end end)() end)", B=box.pid
         )
-        for term in random_terms(scaled(1500, 100_000)):
+        for term in chosen:
             await stage.node.send(echo, term)
             assert same(await received(box), normal(term)), term
