@@ -24,6 +24,7 @@ from barnacle_trio._events import (
     ShutDown,
     Status,
 )
+from barnacle_trio._leaving import LEAVE_TIMEOUT, have_drain, have_leave
 from barnacle_trio._listeners import Listeners
 from barnacle_trio._names import NodeName, shorten
 from barnacle_trio._options import Options, check_seconds
@@ -58,6 +59,7 @@ class Barnacle:
         self._transport = transport
         self._options = options
         self._state: BarnacleState = "running"
+        self._draining = False
         self._listeners = Listeners(
             options.name, trio.current_time, lambda: self._engine.nodes.value
         )
@@ -165,33 +167,26 @@ class Barnacle:
     async def drain(self, grace: float = 10.0) -> None:
         """Leave the cluster: for a handler of SIGTERM. The barnacle ends closed.
 
-        It stops dialling, has the strategy say goodbye, and has the transport do so (which refuses
-        new work, waits for the calls being served and disconnects). If cancelled, it ends at once.
+        It stops dialling, has the strategy say goodbye, and has the transport do so, which refuses
+        connections and dials (of every barnacle on it), waits for the calls being served, tells the
+        peers and disconnects them. Whoever calls this meanwhile, or later, waits for the same end.
+        If the first caller is cancelled, it ends at once.
+
+        It always ends in time: the strategy has 2 seconds, the transport 5 beyond ``grace``.
 
         Args:
-          grace: seconds, for the strategy and for the transport.
+          grace: seconds for the calls that the transport serves.
 
         Raises:
           ConfigurationError: ``grace`` is no number of seconds.
-          trio.ClosedResourceError: the barnacle has ended, or another drain is under way.
+          trio.ClosedResourceError: the barnacle has ended otherwise.
         """
         check_seconds("grace", grace, zero=True)
         await trio.lowlevel.checkpoint()
-        self._check_open(draining=False)
-        self._set_state("draining")
-        self._tell(Draining)
-        self._stop_polling(trio.ClosedResourceError)
-        try:
-            if self._polling is not None:
-                with trio.move_on_after(grace):
-                    await self._polling.ended.wait()
-            if isinstance(self._strategy, LeavingStrategy):
-                await self._leave(self._strategy, grace)
-            if isinstance(self._transport, DrainableTransport):
-                await self._transport.drain(grace)
-        finally:
-            self._close()
-            self._scope.cancel("Barnacle.drain() is done")
+        if not self._draining:
+            self._check_open()
+            self._draining = True
+            await self._drain(grace)
         await self._ended.wait()
 
     async def wait_for_nodes(self, n: int, held_for: float = 0) -> frozenset[NodeName]:
@@ -295,13 +290,21 @@ class Barnacle:
         self._tell(ShutDown)
         self._listeners.close()
 
-    async def _leave(self, strategy: LeavingStrategy, grace: float) -> None:
-        await trio.lowlevel.checkpoint()
+    async def _drain(self, grace: float) -> None:
+        self._set_state("draining")
+        self._tell(Draining)
+        self._stop_polling(trio.ClosedResourceError)
         try:
-            with trio.move_on_after(grace):
-                await strategy.leave(self._engine.local)
-        except Exception:
-            logger.exception("[%s] the strategy could not say goodbye", self.name)
+            if self._polling is not None:
+                with trio.move_on_after(LEAVE_TIMEOUT):
+                    await self._polling.ended.wait()
+            if isinstance(self._strategy, LeavingStrategy):
+                await have_leave(self.name, self._strategy, self._engine.local)
+            if isinstance(self._transport, DrainableTransport):
+                await have_drain(self.name, self._transport, grace)
+        finally:
+            self._close()
+            self._scope.cancel("Barnacle.drain() is done")
 
     # -- what runs --------------------------------------------------------------------------------
 

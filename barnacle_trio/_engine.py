@@ -17,12 +17,12 @@ from barnacle_trio._claims import claim
 from barnacle_trio._dials import Dialler
 from barnacle_trio._errors import DisconnectError, DiscoveryError
 from barnacle_trio._events import Event, NodeDown, NodeUp, RefreshResult
+from barnacle_trio._lookout import Lookout
 from barnacle_trio._names import NodeName, shorten
 from barnacle_trio._options import Options
 from barnacle_trio._plan import Loss, Plan
 from barnacle_trio._strategy import Discovery, Strategy, discover, sift
 from barnacle_trio._transport import (
-    LocatingTransport,
     PeerChange,
     PeerDown,
     SubscribableTransport,
@@ -37,8 +37,6 @@ LOOK_EVERY = 1.0
 """How often (seconds) a transport that does not tell of its connections is asked for them."""
 SHOWN = 5
 """Names that one line of the log shows."""
-MAX_LOOKUPS = 16
-"""Quarantined peers that are looked for at once."""
 
 
 @dataclass(slots=True)
@@ -99,6 +97,7 @@ class Engine:
             dialled=self._dialled,
             once=once,
         )
+        self.lookout = Lookout(self.plan, transport, options, wake=self.dialler.wake)
         self._fresh: set[NodeName] = set()  # dialled since the last report
         self._held: Callable[[NodeName], bool] = lambda _name: False
         self._looking = trio.Lock()
@@ -166,6 +165,8 @@ class Engine:
         )
         if loss.reason in ("lost", "silent"):
             self._lost(loss.fresh)
+        elif loss.reason == "left":
+            self.lookout.left()
         self.dialler.wake()
 
     def _dialled(self, name: NodeName) -> None:
@@ -355,34 +356,6 @@ class Engine:
             failed={**done.failed, **self.plan.errors(trio.current_time())},
             discovery_error=done.error,
         )
-
-    # -- quarantine ------------------------------------------------------------------------------
-
-    async def look_for_suspects(self) -> None:
-        """End the quarantine of those peers that were set up anew meanwhile."""
-        await trio.lowlevel.checkpoint()
-        suspects = self.plan.suspects()
-        if not suspects or not isinstance(self._transport, LocatingTransport):
-            return
-        transport = self._transport
-        limit = trio.CapacityLimiter(MAX_LOOKUPS)
-
-        async def locate(name: NodeName, before: object) -> None:
-            async with limit:
-                try:
-                    with trio.move_on_after(self._options.dial_timeout):
-                        where = await transport.locate(name)
-                        if where is not None and where != before:
-                            self.plan.pardon(name, trio.current_time())
-                            self.dialler.wake()
-                except Exception as error:
-                    logger.debug(
-                        "[%s] cannot locate %s: %s", self._options.name, name, shorten(error, 200)
-                    )
-
-        async with trio.open_nursery() as nursery:
-            for name, location in suspects.items():
-                nursery.start_soon(locate, name, location)
 
 
 def _nothing() -> None:

@@ -21,10 +21,15 @@ CAP_SILENT = 1.0
 """The longest pause (seconds) of a recently lost peer whose host does not answer."""
 STABLE = 30.0
 """A connection this old (seconds) makes earlier failures forgotten."""
-QUIET = 5.0
-"""Who said goodbye is left alone for so long (seconds), or the poll interval if that is less."""
+QUIET = 10.0
+"""Who said goodbye is left alone for so long (seconds), unless there is a sign that it is back."""
 FIRST_QUARANTINE = 5.0
 LAST_QUARANTINE = 3600.0
+
+UNKNOWN = object()
+"""Where a peer is that nobody has looked for since it left."""
+NOWHERE = object()
+"""Where it is once it was not found."""
 
 
 @dataclass(slots=True)
@@ -45,6 +50,7 @@ class Peer:
     up_since: float = 0.0
     ups: int = 0
     flaps: int = 0
+    left_at: float | None = None  # it said goodbye, and was not heard of since
     lost_at: float | None = None  # the loss that began the present trouble
     pruning: bool = False  # we are about to disconnect it
     # what dialling it brought
@@ -81,6 +87,16 @@ class Peer:
     def recently_lost(self, now: float) -> bool:
         """Whether the peer was a working one a moment ago."""
         return self.lost_at is not None and now - self.lost_at < RECENT
+
+    def is_quiet(self, now: float) -> bool:
+        """Whether it said goodbye a moment ago."""
+        return self.left_at is not None and now - self.left_at < QUIET
+
+    def is_suspect(self, now: float) -> bool:
+        """Whether it is left alone, but its place would tell if it were started anew."""
+        if self.connected or self.dialling or self.location is None:
+            return False
+        return self.quarantined or self.is_quiet(now)
 
     def pause(self, now: float, poll_interval: float, jitter: float) -> float:
         """How long (seconds) to leave the peer alone: doubling, with full jitter in 0..1."""
@@ -123,8 +139,8 @@ class Peer:
 
     def is_wanted(self, now: float, prune_after: float) -> bool:
         """Whether it should be connected: named, or lost and missed not for too long."""
-        if self.named:
-            return True
+        if self.named or self.left_at is not None:
+            return self.named
         return (
             self.ours
             and self.ups > 0

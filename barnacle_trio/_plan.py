@@ -15,7 +15,7 @@ from typing import Literal
 
 from barnacle_trio._events import DownReason, PeerStatus
 from barnacle_trio._names import NodeName
-from barnacle_trio._peers import QUIET, STABLE, Peer
+from barnacle_trio._peers import NOWHERE, QUIET, STABLE, UNKNOWN, Peer
 from barnacle_trio._strategy import Discovery
 from barnacle_trio._transport import PeerDownReason
 
@@ -118,7 +118,7 @@ class Plan:
         peer.connected, peer.up_since, peer.creation = True, now, creation
         peer.ups += 1
         peer.quarantined = peer.pruning = False
-        peer.last_error = None
+        peer.last_error = peer.left_at = None
         self._unschedule(peer)
         peer.touch(now)
         return peer.ours
@@ -141,7 +141,8 @@ class Plan:
             peer.failures = peer.refusals = 0
             peer.lost_at = None
         if reason == "left":
-            self._schedule(peer, now + min(QUIET, self._rules.poll_interval))
+            peer.left_at, peer.location = now, UNKNOWN
+            self._schedule(peer, now + QUIET)
         elif reason == "closed_by_us":
             self._schedule(peer, now + self._rules.poll_interval)  # on purpose: no haste
         else:
@@ -215,22 +216,27 @@ class Plan:
         peer.touch(now)
         return self._is_news(peer, error)
 
-    def pardon(self, name: NodeName, now: float) -> None:
-        """A quarantined peer was set up anew: dial it at once."""
-        peer = self._peers.get(name)
-        if peer is not None and peer.quarantined and not peer.dialling:
-            peer.quarantined = False
-            peer.refusals = 0
-            self._schedule(peer, now)
-            peer.touch(now)
+    def suspects(self, now: float) -> frozenset[NodeName]:
+        """The peers that are left alone, but whose place would tell if they were started anew."""
+        return frozenset(peer.name for peer in self._peers.values() if peer.is_suspect(now))
 
-    def suspects(self) -> dict[NodeName, Hashable]:
-        """The quarantined peers whose location tells whether they were set up anew."""
-        return {
-            peer.name: peer.location
-            for peer in self._peers.values()
-            if peer.quarantined and not peer.dialling and peer.location is not None
-        }
+    def quiet(self, now: float) -> frozenset[NodeName]:
+        """Those of them that said goodbye a moment ago."""
+        return frozenset(name for name in self.suspects(now) if self._peers[name].is_quiet(now))
+
+    def located(self, name: NodeName, where: Hashable, now: float) -> bool:
+        """Where one of them is today, None if nobody knows. True: it is dialled at once."""
+        peer = self._peers.get(name)
+        if peer is None or not peer.is_suspect(now):
+            return False
+        if peer.location is UNKNOWN:
+            peer.location = NOWHERE if where is None else where
+        if where is None or where == peer.location:
+            return False
+        peer.quarantined, peer.refusals, peer.left_at = False, 0, None
+        self._schedule(peer, now)
+        peer.touch(now)
+        return True
 
     # -- decisions ------------------------------------------------------------------------------
 

@@ -144,6 +144,9 @@ class Poller:
             nursery.start_soon(
                 self._engine.dialler.run, name=f"barnacle[{self._options.name}] dialler"
             )
+            nursery.start_soon(
+                self._engine.lookout.watch, name=f"barnacle[{self._options.name}] lookout"
+            )
             crash = await self._keep_polling(nursery)
             nursery.cancel_scope.cancel("the poller gave up")
         raise crash
@@ -206,7 +209,7 @@ class Poller:
 
     async def _look_for_suspects(self, done: trio.Event) -> None:
         try:
-            await self._engine.look_for_suspects()
+            await self._engine.lookout.look()
         finally:
             done.set()
 

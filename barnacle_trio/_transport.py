@@ -108,7 +108,13 @@ class DrainableTransport(Protocol):
     """A transport that can leave the cluster in good order."""
 
     async def drain(self, grace: float, /) -> None:
-        """Refuse new work, wait up to ``grace`` seconds for the old, say goodbye, disconnect."""
+        """Refuse connections and dials, let calls end for ``grace`` seconds, say goodbye, close.
+
+        Several barnacles may ask for it, at once or one after the other.
+
+        Raises:
+          trio.ClosedResourceError: it was closed before.
+        """
         ...
 
 

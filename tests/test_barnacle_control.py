@@ -1,4 +1,4 @@
-"""Pause, resume, shutdown, drain, crashes, and how the block is left."""
+"""Pause, resume, shutdown, crashes, and how the block is left."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ from barnacle_trio._barnacle import Barnacle
 from barnacle_trio._errors import (
     BarnacleCrashed,
     BarnaclePaused,
-    ConfigurationError,
 )
 from barnacle_trio._events import (
-    Draining,
     NodeDown,
     Paused,
     Restarted,
     Resumed,
     ShutDown,
 )
-from barnacle_trio._names import NodeName
 from barnacle_trio._running import open_barnacle
 from barnacle_trio._supervisor import RestartPolicy
 from barnacle_trio.testing import HANG, EventRecorder, FakeTransport, ScriptedStrategy
@@ -283,81 +280,3 @@ async def test_shutdown_is_told_when_it_crashes(autojump_clock: MockClock) -> No
         ):
             await trio.sleep_forever()
     assert isinstance(recorder.events[-1], ShutDown)
-
-
-# -- drain -----------------------------------------------------------------------------------------
-
-
-class Leaving(ScriptedStrategy):
-    """A strategy that says goodbye."""
-
-    def __init__(self, *answers: Any) -> None:
-        super().__init__(*answers)
-        self.left: list[float] = []
-        self.leaving: Exception | None = None
-
-    async def leave(self, _local: NodeName) -> None:
-        self.left.append(trio.current_time())
-        await trio.sleep(1)
-        if self.leaving is not None:
-            raise self.leaving
-
-
-async def test_drain_says_goodbye_and_ends_closed(autojump_clock: MockClock) -> None:
-    strategy = Leaving([A, B])
-    async with open_world(A, strategy=strategy, transport=FakeTransport(reachable=[A])) as world:
-        await world.barnacle.wait_for_nodes(1)
-        world.transport.peer(B).on_connect = HANG
-        await trio.sleep(9)
-        await world.barnacle.drain(3.0)
-        assert strategy.left == [9.0]
-        assert world.transport.drains == [3.0]
-        assert trio.current_time() == 10.0
-        assert world.transport._dialling == 0
-        assert world.barnacle.status().state == "closed"
-        told = [type(event) for event in world.recorder.events][-3:]
-        assert told == [Draining, NodeDown, ShutDown]
-
-
-async def test_while_draining_nothing_is_dialled_and_calls_raise(
-    autojump_clock: MockClock,
-) -> None:
-    strategy = Leaving([A])
-    async with open_world(A, strategy=strategy, transport=FakeTransport(reachable=[A])) as world:
-        await world.barnacle.wait_for_nodes(1)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(world.barnacle.drain)
-            await trio.sleep(0.5)
-            assert world.barnacle.status().state == "draining"
-            world.transport.lose(A)
-            for call in (world.barnacle.refresh, world.barnacle.pause, world.barnacle.drain):
-                with pytest.raises(trio.ClosedResourceError):
-                    await call()
-        assert len(world.transport.dials) == 1
-
-
-async def test_drain_copes_with_what_cannot_say_goodbye(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    strategy = Leaving([A])
-    strategy.leaving = OSError("no route")
-    transport = FakeTransport(reachable=[A], abilities={"subscribe"})
-    async with open_world(strategy=strategy, transport=transport) as world:
-        await world.barnacle.drain()
-    assert "could not say goodbye" in caplog.text
-
-
-async def test_a_wrong_grace_changes_nothing(autojump_clock: MockClock) -> None:
-    async with open_world(A) as world:
-        with pytest.raises(ConfigurationError, match="grace"):
-            await world.barnacle.drain(-1)
-        assert (await world.barnacle.refresh()).nodes == {A}
-
-
-async def test_a_cancelled_drain_ends_closed_all_the_same(autojump_clock: MockClock) -> None:
-    strategy = Leaving([A])
-    async with open_world(A, strategy=strategy) as world:
-        with trio.move_on_after(0.5):
-            await world.barnacle.drain()
-        assert world.barnacle.status().state == "closed"
-        await world.barnacle.shutdown()

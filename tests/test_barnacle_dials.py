@@ -150,15 +150,27 @@ async def test_a_new_incarnation_is_one_down_and_one_up(autojump_clock: MockCloc
 
 async def test_who_said_goodbye_is_left_alone_for_a_while(autojump_clock: MockClock) -> None:
     """F28."""
-    async with open_world(A, poll_interval=10) as world:
+    async with open_world(A, poll_interval=1) as world:
         await world.barnacle.wait_for_nodes(1)
         await trio.sleep(31)
         world.transport.lose(A, "left")
-        await trio.sleep(4.9)
+        await trio.sleep(9.9)
         assert len(world.transport.dials) == 1
         assert world.recorder.of(NodeDown)[0].reason == "left"
         world.transport.dial_in(A)
         assert world.barnacle.nodes.value == {A}
+
+
+async def test_who_left_is_dialled_as_soon_as_it_is_back(autojump_clock: MockClock) -> None:
+    async with open_world(A, poll_interval=1) as world:
+        await world.barnacle.wait_for_nodes(1)
+        world.transport.lose(A, "left", gone=True)
+        await trio.sleep(3)
+        assert len(world.transport.dials) == 1
+        world.transport.come_back(A)
+        world.transport.peer(A).location = 4711  # it is registered anew
+        await world.barnacle.wait_for_nodes(1)
+        assert trio.current_time() <= 4.2
 
 
 async def test_a_node_disconnected_by_hand_comes_back_with_the_polls(

@@ -164,6 +164,9 @@ class _Moved:
     def forget(self, name: NodeName) -> None:
         self.forgotten.append(name)
 
+    async def withdraw(self) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def locate(self, _name: NodeName) -> Hashable:
         await trio.lowlevel.checkpoint()
         return None
