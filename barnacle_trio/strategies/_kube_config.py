@@ -146,9 +146,8 @@ async def _access(cluster: _Part, user: _Part, namespace: str) -> Access:
     else:
         tls = verifying_context(authorities, f"{cluster.what}: certificate-authority")
     if certificate is not None:
-        await trio.to_thread.run_sync(
-            _show_certificate, tls, certificate, private_key or "", user.what
-        )
+        pem = f"{certificate}\n{private_key or ''}\n"
+        await trio.to_thread.run_sync(_show_certificate, tls, pem, user.what)
     return Access(
         server=server,
         namespace=namespace,
