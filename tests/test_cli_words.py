@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from barnacle_trio import ASK, ConfigurationError, Strategy, epmd
@@ -118,9 +120,53 @@ def test_gossip_without_a_secret_is_asked_for_by_name(
         parse_words([word])
 
 
+@pytest.mark.parametrize(
+    ("word", "strategy"),
+    [
+        ("kubernetes:selector=app=my-app", "kubernetes('app=my-app')"),
+        ("kubernetes:selector=app%3Dmy-app", "kubernetes('app=my-app')"),
+        (
+            "kubernetes:selector=a=b%2Cc!=d,lookup=pods,namespace=n,watch=no,basename=x",
+            "kubernetes('a=b,c!=d', lookup='pods', namespace='n')",
+        ),
+        (
+            "kubernetes:service=web,mode=hostname,cluster-domain=k8s,not_ready=yes,basename=x*",
+            "kubernetes(service='web')",
+        ),
+    ],
+)
+def test_kubernetes_takes_options(word: str, strategy: str) -> None:
+    assert strategy_of(word) == strategy
+    assert bool(parse_words([word]).by_own_name) is ("basename=" not in word)
+
+
+@pytest.mark.parametrize(
+    ("word", "complaint"),
+    [
+        ("kubernetes", "something is missing: write kubernetes:OPTION=VALUE,..."),
+        ("kubernetes:", "'' is no option of kubernetes"),
+        ("kubernetes:lookup=pods", "something is missing"),
+        ("kubernetes:app=my-app", "'app=my-app' is no option of kubernetes"),
+        ("kubernetes:selector=", "'selector=' is no option"),
+        ("kubernetes:selector=a=b,c=d", "'c=d' is no option"),
+        ("kubernetes:selector=a=b,watch=maybe", "'watch=maybe' is no option"),
+        ("kubernetes:selector=a=b,lookup=nodes", "lookup is one of"),
+    ],
+)
+def test_what_kubernetes_does_not_take(word: str, complaint: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_words([word])
+    assert complaint in str(caught.value)
+
+
 def test_fallbacks_and_globs_surround_the_words() -> None:
     told = strategy_of("dns:x@a", fallbacks=["epmd:x@h"], match=["x@*"])
     assert told == "only(fallback(dns('a'), epmd(['x@h'])), ('x@*',))"
+
+
+def test_a_memory_is_around_them_all() -> None:
+    told = repr(parse_words(["dns:x@a"], match=["x@*"], memory=Path("nodes.json")).strategy)
+    assert told == "remember(only(dns('a'), ('x@*',)), 'nodes.json')"
 
 
 async def test_the_globs_choose() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from barnacle_trio import (
@@ -23,9 +24,10 @@ from barnacle_trio import (
     merge,
     only,
     postgres,
+    remember,
 )
 from barnacle_trio._names import shorten
-from barnacle_trio.cli import _gossip_word
+from barnacle_trio.cli import _gossip_word, _kubernetes_word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,11 @@ class Chosen:
 
 
 def parse_words(
-    words: Sequence[str], *, fallbacks: Sequence[str] = (), match: Sequence[str] = ()
+    words: Sequence[str],
+    *,
+    fallbacks: Sequence[str] = (),
+    match: Sequence[str] = (),
+    memory: Path | None = None,
 ) -> Chosen:
     """Read the words of a command line.
 
@@ -60,6 +66,7 @@ def parse_words(
       words: asked at once; together they are one answer.
       fallbacks: words that are asked, in their order, only where those before cannot answer.
       match: globs, of which one must accept a node; none accepts all.
+      memory: a file for the nodes that were named last, for when none can answer.
 
     Raises:
       ConfigurationError: a word is not understood; the message says how to write it.
@@ -72,6 +79,8 @@ def parse_words(
         strategy = fallback(strategy, *map(_parse, fallbacks))
     if match:
         strategy = only(strategy, tuple(match))
+    if memory is not None:
+        strategy = remember(strategy, memory)
     return Chosen(
         strategy=strategy,
         by_own_name=tuple(word for word in (*words, *fallbacks) if _depends_on_own_name(word)),
@@ -184,6 +193,8 @@ def _depends_on_own_name(word: str) -> bool:
     kind, _, argument = word.partition(":")
     if kind == "gossip":
         return _gossip_word.depends_on_own_name(argument)
+    if kind == "kubernetes":
+        return _kubernetes_word.depends_on_own_name(argument)
     by_query = {"dns", "dns-srv", "kubernetes-dns", "kubernetes-dns-srv"}
     return kind in by_query and not all("@" in item for item in argument.split(","))
 
@@ -214,6 +225,11 @@ KINDS: dict[str, Kind] = {
         form="dns-srv:[BASENAME@]QUERY,...",
         meaning="BASENAME@TARGET for each SRV record of a DNS name; BASENAME as for dns",
         build=_by_query("dns-srv", dns_srv),
+    ),
+    "kubernetes": Kind(
+        form=_kubernetes_word.FORM,
+        meaning=_kubernetes_word.MEANING,
+        build=_kubernetes_word.build,
     ),
     "kubernetes-dns": Kind(
         form="kubernetes-dns:[BASENAME@]SERVICE[.NAMESPACE],...",
