@@ -295,6 +295,7 @@ class Barnacle:
         self._tell(Draining)
         self._stop_polling(trio.ClosedResourceError)
         try:
+            await trio.lowlevel.checkpoint()
             if self._polling is not None:
                 with trio.move_on_after(LEAVE_TIMEOUT):
                     await self._polling.ended.wait()
