@@ -62,6 +62,8 @@ class Ears:
         self.wire = setting.make_wire()
         self.members = setting.make_members(local)
         self.ignored: Counter[str] = Counter()
+        self.passed_by = 0
+        """Packets that nobody looked at, because too many came at once."""
         self._group = setting.group
         self._throttle = Throttle()
         self._log = RateLimited(logger, every=TELL_EVERY)
@@ -80,6 +82,7 @@ class Ears:
                 break
             source, now = sender(address), trio.current_time()
             if not self._throttle.lets_pass(source, now):
+                self.passed_by += 1
                 self._ignore("too many packets come at once", source)
                 continue
             try:
@@ -211,14 +214,15 @@ class Service:
         while True:
             if self._left:
                 await trio.sleep_forever()
-            echoes = self._echoes
+            echoes, passed_by = self._echoes, self._ears.passed_by
             problem = self._send(sock, "heartbeat")
             with trio.move_on_after(ECHO_WITHIN):
                 await self._echo.wait()
             if self._echoes == echoes:
                 self._take(self._ears.drain(sock))  # a loop that was late reads before it judges
             await trio.lowlevel.checkpoint()
-            if self._echoes == echoes:
+            # In a flood our own may have been passed by; and who is flooded hears well enough.
+            if (self._echoes, self._ears.passed_by) == (echoes, passed_by):
                 unheard += 1
                 if unheard == UNHEARD:
                     return problem or "this node does not even hear itself"
