@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 import trio
 
-from tests.lab import networks, processes, random_faults
+from tests.lab import loopback, networks, processes, random_faults
 from tests.lab.checker import Fault, check
 from tests.lab.history import Happened, History
 from tests.lab.network import Host, missing, open_lan
@@ -38,6 +38,10 @@ BATCHES: dict[str, list[Callable[[], Awaitable[Result]]]] = {
         processes.vanished,
         partial(processes.leaving, seconds=6),
         partial(processes.rolling_restart, rounds=1),
+    ],
+    "nodes of one host": [
+        loopback.crossing,
+        loopback.port_mapper,
     ],
     "processes that stop": [
         processes.frozen,

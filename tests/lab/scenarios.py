@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.lab import networks, processes, random_faults
+from tests.lab import loopback, networks, processes, random_faults
 from tests.lab.scenario import SCENARIOS, Result
 
-__all__ = ["SCENARIOS", "Result", "networks", "processes", "random_faults"]
+__all__ = ["SCENARIOS", "Result", "loopback", "networks", "processes", "random_faults"]
