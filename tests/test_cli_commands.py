@@ -361,3 +361,17 @@ async def test_what_is_done_is_told_on_request(epmd_port: int) -> None:
     assert any(re.match(CLOCK + "barnacle: debug: ", line) for line in lines)
     assert COOKIE not in ended.err
     await until_gone(loud.process.pid)
+
+
+async def test_nodes_are_remembered_in_a_file(epmd_port: int, tmp_path: Path) -> None:
+    file = tmp_path / "nodes.json"
+    a, b = unique("a"), unique("b")
+    known = ("--remember", str(file), "--json", "--poll-interval", "0.2")
+    async with running("run", "--name", b, "--json", "epmd:nobody@127.0.0.1") as friend:
+        await friend.event("Started")
+        async with running("run", "--name", a, *known, f"epmd:{b}") as node:
+            await node.event("NodeUp", node=b)
+            assert (await node.end()).code == 0
+        async with running("run", "--name", a, *known, "erlang-hosts:/nonexistent") as node:
+            await node.event("NodeUp", node=b)
+            assert (await node.end()).code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from barnacle_trio.cli import _words
 from barnacle_trio.cli._words import KINDS, Chosen, parse_words
 
 
-def strategy_of(*words: str, **more: list[str]) -> str:
+def strategy_of(*words: str, **more: Any) -> str:
     return repr(parse_words(words, **more).strategy)
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import trio
@@ -109,6 +110,7 @@ async def run(
     cookie: CookieOptions | None = None,
     match: Words = (),
     fallback: Words = (),
+    remember: Annotated[Path | None, Parameter(show_default=False)] = None,
     poll_interval: Seconds = 5.0,
     prune: Prune = "discovered",
     prune_after: Seconds = 60.0,
@@ -124,6 +126,7 @@ async def run(
       cookie: where the cookie comes from.
       match: a glob that nodes must match, e.g. "my_app@*"; of several, one.
       fallback: a strategy that is asked only when those before cannot answer.
+      remember: a file in which the nodes are kept, for a start while discovery is down.
       poll_interval: seconds from one round to the next.
       prune: whom to disconnect when discovery no longer names them.
       prune_after: seconds for which a node must be missing before that.
@@ -134,7 +137,7 @@ async def run(
     set_up_logging(verbose, stays=True, shows_events=not json)
     leave = trio.Event()
     stay = Stay(
-        strategy=parse_words(strategy, fallbacks=fallback, match=match).strategy,
+        strategy=parse_words(strategy, fallbacks=fallback, match=match, memory=remember).strategy,
         node=node or NodeOptions(),
         cookie=cookie or CookieOptions(),
         poll_interval=poll_interval,
