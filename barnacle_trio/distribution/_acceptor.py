@@ -8,11 +8,13 @@ from contextlib import contextmanager
 
 import trio
 
-from barnacle_trio._errors import BarnacleError, PeerUnreachable
+from barnacle_trio._errors import BarnacleError, CookieRejected, PeerUnreachable
 from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import NodeName
+from barnacle_trio.distribution._addresses import remote_address
 from barnacle_trio.distribution._connection import Connection
 from barnacle_trio.distribution._dialler import Dialler
+from barnacle_trio.distribution._guessing import Guesses
 from barnacle_trio.distribution._handshake import (
     Acceptor,
     AliveAnswered,
@@ -49,6 +51,7 @@ class Doorkeeper:
         self._run = run
         self._strangers: dict[trio.CancelScope, None] = {}
         self._refusing = False
+        self._guesses = Guesses(trio.current_time)
         self._log = RateLimited(logger)
 
     @property
@@ -109,6 +112,7 @@ class Doorkeeper:
         machine = Acceptor(
             self._local.identity(), self._local.challenges, header=handshake_header(stream)
         )
+        address = remote_address(stream)
         claimed = None
         rival = True
         try:
@@ -124,6 +128,13 @@ class Doorkeeper:
                     match event:
                         case Send():
                             await stream.send_all(event.data)
+                        case NameReceived() if not self._guesses.may_try(address, event.peer.name):
+                            self._log.warning(
+                                "%s at %s is turned away for a while: cookies are being guessed",
+                                event.peer.name,
+                                address,
+                            )
+                            return None
                         case NameReceived():
                             rival = event.peer.name not in self._local.peers
                             answer = self._answer(stream, machine, event)
@@ -138,10 +149,15 @@ class Doorkeeper:
                             if not event.genuine:
                                 return None
                         case Done():
+                            self._guesses.was_right(address, event.peer.name)
                             connection = self._local.adopt(
                                 stream, event, dialled=False, rival=rival
                             )
                             return None if connection is None else (connection, event.leftover)
+        except CookieRejected:
+            assert claimed is not None  # noqa: S101 - it had a challenge
+            self._guesses.was_wrong(address, claimed)
+            raise
         except BarnacleError:
             if machine.farewell:
                 await stream.send_all(machine.farewell)  # noqa: ASYNC120 - the deadline may win

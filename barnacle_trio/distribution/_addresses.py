@@ -32,6 +32,17 @@ def is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address).is_loopback
 
 
+def remote_address(stream: trio.abc.Stream) -> str:
+    """The address that a stream leads to, inside TLS or not; empty where it has none."""
+    stream = getattr(stream, "transport_stream", stream)
+    if not isinstance(stream, trio.SocketStream):
+        return ""
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError:
+        return ""  # it was reset already
+
+
 def listen_addresses(name: NodeName, listen: tuple[str, int] | None) -> tuple[str, ...]:
     """The literal addresses that a node of this name binds.
 

@@ -17,6 +17,8 @@ from barnacle_trio._errors import (
 )
 from barnacle_trio._names import NodeName
 from barnacle_trio._transport import PeerChange, PeerDown
+from barnacle_trio.distribution._addresses import remote_address
+from barnacle_trio.distribution._guessing import Proofs
 from barnacle_trio.distribution._handshake import (
     AliveAsked,
     Done,
@@ -78,6 +80,7 @@ class Dialler:
         self._dials: dict[NodeName, _Dial] = {}
         self._inbound: dict[NodeName, int] = {}
         self._refusing = False
+        self._proofs = Proofs(trio.current_time)
         self._lost_at: dict[NodeName, float] = {}
         self._stolen_at: dict[NodeName, deque[float]] = {}
         local.peers.subscribe(self._on_change)
@@ -214,6 +217,8 @@ class Dialler:
             self._local.challenges,
             header=handshake_header(stream),
         )
+        address = remote_address(stream)
+        proven = False  # by us, for nothing so far
         rival = True
         try:
             await stream.send_all(machine.begin())
@@ -223,7 +228,13 @@ class Dialler:
                     machine.eof()
                 for event in machine.receive(data):
                     match event:
-                        case Send():
+                        case Send():  # our proof
+                            if not self._proofs.may_give(address):
+                                raise PeerUnreachable(
+                                    f"{name}: {address} took proof of the cookie too often and "
+                                    "gave none; it is left alone for a moment"
+                                )
+                            proven = True
                             await stream.send_all(event.data)
                         case AliveAsked():
                             rival = False
@@ -237,11 +248,14 @@ class Dialler:
                         case StatusReceived():
                             pass
                         case Done():
+                            proven = False
                             return event, rival
         except trio.BrokenResourceError:
             machine.eof()
         finally:
             machine.close()
+            if proven and name not in self._local.peers:
+                self._proofs.was_wasted(address)
 
     def _may_steal(self, name: NodeName) -> bool:
         """Whether a connection that the peer holds under our name may be replaced.
