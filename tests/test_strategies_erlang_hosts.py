@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import random
 import re
@@ -16,13 +17,22 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from barnacle_trio import open_node, run_once
+from barnacle_trio import (
+    NodeDown,
+    Refreshed,
+    RefreshFailed,
+    Restarted,
+    open_barnacle,
+    open_node,
+    run_once,
+)
 from barnacle_trio._errors import ConfigurationError
 from barnacle_trio._names import NodeName
 from barnacle_trio._strategy import Discovery, Strategy, discover
 from barnacle_trio.epmd import open_registration, serve_epmd
 from barnacle_trio.strategies import erlang_hosts
 from barnacle_trio.strategies._hosts_file import MAX_BAD_LINES, MAX_HOSTS, parse_hosts
+from barnacle_trio.testing import EventRecorder
 from tests.beam import COOKIE, open_beam, unique
 from tests.erlang import Erlang
 
@@ -426,3 +436,41 @@ def test_its_repr() -> None:
     assert repr(erlang_hosts("/etc/hosts.erlang", match="a*")) == (
         "erlang_hosts('/etc/hosts.erlang', match='a*')"
     )
+
+
+async def test_a_file_that_is_gone_for_three_rounds_costs_no_connection(
+    epmd_port: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="barnacle_trio.barnacle")
+    path = listing(tmp_path / "hosts", "127.0.0.1")
+    recorder = EventRecorder()
+    async with (
+        open_node(unique("py"), cookie=COOKIE) as node,
+        open_node(unique("other"), cookie=COOKIE) as other,
+        open_barnacle(
+            erlang_hosts(path), node, poll_interval=0.1, prune_after=0.2, listener=recorder.send
+        ) as barnacle,
+    ):
+        with trio.fail_after(20):
+            await barnacle.wait_for_nodes(1)
+            await trio.Path(path).unlink()
+            await recorder.wait_for(
+                RefreshFailed, lambda _event: len(recorder.of(RefreshFailed)) >= 3
+            )
+            listing(path, "127.0.0.1")
+            rounds = len(recorder.of(Refreshed))
+            await recorder.wait_for(
+                Refreshed, lambda _event: len(recorder.of(Refreshed)) >= rounds + 3
+            )
+        assert barnacle.nodes.value == {other.name}
+        assert not recorder.of(NodeDown)
+        assert not recorder.of(Restarted)
+    told = [
+        (record.levelname, record.getMessage())
+        for record in caplog.records
+        if "discovery" in record.getMessage()
+    ]
+    assert told == [
+        ("WARNING", f"[barnacle] discovery failed: 'no such file: {path}'"),
+        ("INFO", "[barnacle] discovery works again"),
+    ]

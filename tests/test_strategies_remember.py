@@ -19,6 +19,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from barnacle_trio import NodeDown, Refreshed, open_barnacle
 from barnacle_trio._errors import ConfigurationError, DiscoveryError
 from barnacle_trio._names import NodeName
 from barnacle_trio._strategy import Discovery, ServedStrategy, Strategy, discover
@@ -30,6 +31,7 @@ from barnacle_trio.strategies._memory_file import (
     parse_memory,
     replace_file,
 )
+from barnacle_trio.testing import EventRecorder, FakeTransport
 from tests.beam import COOKIE
 from tests.cluster_lab import Peer
 from tests.conftest import free_port
@@ -214,6 +216,46 @@ async def test_so_many_are_remembered_and_no_more(file: Path, clock: Clock) -> N
 async def test_a_bug_is_raised_as_it_is(file: Path) -> None:
     with pytest.raises(KeyError):
         await ask(remember(Source(KeyError("nodes")), file))
+
+
+async def test_a_source_that_is_down_for_three_rounds_is_told_once(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="barnacle_trio.barnacle")
+    source = Source([A, B])
+    transport = FakeTransport(LOCAL, [A, B])
+    recorder = EventRecorder()
+    async with open_barnacle(
+        remember(source, file),
+        transport,
+        poll_interval=0.05,
+        prune_after=0.1,
+        listener=recorder.send,
+    ) as barnacle:
+        with trio.fail_after(20):
+            await barnacle.wait_for_nodes(2)
+            source.answer = DOWN
+            await _rounds(recorder, partial=True)
+            source.answer = [A, B]
+            await _rounds(recorder, partial=False)
+        assert barnacle.nodes.value == {A, B}
+        assert not recorder.of(NodeDown)
+    told = [record.getMessage() for record in caplog.records if "discovery" in record.getMessage()]
+    assert told == [
+        "[barnacle] discovery is partial: 'the DNS is down; 2 remembered from before'",
+        "[barnacle] discovery works again",
+    ]
+
+
+async def _rounds(recorder: EventRecorder, *, partial: bool) -> None:
+    """Wait for three more rounds of this kind."""
+
+    def number() -> int:
+        results = [event.result for event in recorder.of(Refreshed)]
+        return sum((result.discovery_error is not None) is partial for result in results)
+
+    wanted = number() + 3
+    await recorder.wait_for(Refreshed, lambda _event: number() >= wanted)
 
 
 # --- the file -----------------------------------------------------------------------------------
