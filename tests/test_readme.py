@@ -2,10 +2,10 @@
 
 An invisible comment before a block says what the block needs, parted by semicolons: ``peer NAME``
 is a node that is up, ``beam NAME [SERVER]`` a BEAM node of each release (with a GenServer that is
-shown), ``dns NAME ADDRESS`` a record, ``postgres CHANNEL NAME`` a database in which that node says
-its name, ``env NAME=VALUE``, ``file NAME TEXT``, ``port NUMBER`` a number that a free port takes
-the place of, ``signal NAME`` comes once it is caught. A block of text right after one of Python is
-what that prints, and a session of `iex` is had with it while it runs.
+shown), ``dns NAME ADDRESS`` a record, ``kube ADDRESS`` a pod, ``postgres CHANNEL NAME`` a database
+in which that node says its name, ``env NAME=VALUE``, ``file NAME TEXT``, ``port NUMBER`` a number
+that a free port takes the place of, ``signal NAME`` comes once it is caught. A block of text right
+after one of Python is what that prints, and a session of `iex` is had with it while it runs.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from tests.conftest import free_port
 from tests.dns_server import open_dns_server, resolver_for
 from tests.elixir import COUNTER, SERVERS, hold, to_erlang
 from tests.erlang import Erlang, require_erlangs
+from tests.kube_fake import open_fake_kube, populate, write_kubeconfig
 from tests.postgres_server import open_postgres_server
 from tests.strictly import type_errors
 
@@ -174,6 +175,11 @@ async def surroundings(
             node = await stack.enter_async_context(open_node(peer, cookie=COOKIE))
             strategy = postgres(postgres_server.dsn(), channel=channel)
             await stack.enter_async_context(open_barnacle(strategy, node))
+        for pods in block.wants("kube"):
+            kube = await stack.enter_async_context(open_fake_kube())
+            populate(kube, *pods.split())
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.setenv("KUBECONFIG", str(write_kubeconfig(kube, folder)))
         yield beams
 
 
