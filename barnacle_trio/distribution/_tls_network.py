@@ -32,7 +32,7 @@ class TlsNetwork:
         self._below = below
         self._keyring = keyring
 
-    async def serve(self, accept: Accept, *, task_status: trio.TaskStatus[int]) -> None:
+    async def serve(self, accept: Accept, *, task_status: trio.TaskStatus[int]) -> None:  # noqa: ASYNC128 - passed on
         """See `Network.serve`. The TLS handshake is made by who is given the stream."""
 
         async def accept_inside(stream: trio.abc.Stream) -> None:
@@ -60,7 +60,7 @@ class TlsNetwork:
         try:
             return await self._secure(stream, name, location)
         except BarnacleError:
-            found = await self._below.locate(name)
+            found = await self._below.locate(name)  # noqa: ASYNC120 - a cancellation goes first
             if found in (None, location):
                 raise
         # The port was remembered, and is another node's today.

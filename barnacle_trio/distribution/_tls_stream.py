@@ -73,6 +73,7 @@ class TlsStream(trio.abc.Stream):
             server_hostname=None if dialled is None else _indication(dialled.host),
             https_compatible=True,  # Erlang may close without saying so
         )
+        self._made = False
         self._heard = False
 
     async def do_handshake(self) -> None:
@@ -84,16 +85,21 @@ class TlsStream(trio.abc.Stream):
           PeerUnreachable: the peer broke off.
           RemoteProtocolError: what came is no TLS.
         """
+        if self._made:
+            await trio.lowlevel.checkpoint()
+            return
         try:
             await self._tls.do_handshake()
         except trio.BrokenResourceError as error:
             explained = self._explain(error)
-            await self._tell_why(explained)
+            if not isinstance(explained, PeerUnreachable):
+                await self._tell_why(explained)  # noqa: ASYNC120 - the deadline may win
             raise explained from error
         if self._dialled is not None:
             fault = self.name_fault(self._dialled)
             if fault is not None:
                 raise HandshakeRefused(f"{self._dialled}: {fault}")
+        self._made = True
 
     def name_fault(self, name: NodeName) -> str | None:
         """What in the peer's certificate speaks against that name; see `TlsOptions.check_name`.
@@ -134,7 +140,7 @@ class TlsStream(trio.abc.Stream):
         """Close the stream below; nothing is said before (frames have their lengths)."""
         await self._tls.aclose()
 
-    async def _tell_why(self, explained: BarnacleError) -> None:
+    async def _tell_why(self, explained: BarnacleError) -> None:  # noqa: ASYNC910 - it sends
         """Send the alert that OpenSSL has made, which `trio.SSLStream` would keep to itself."""
         alert = self._tap.outgoing.read()
         if not alert and self._dialled is None and isinstance(explained, RemoteProtocolError):
