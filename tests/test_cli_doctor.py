@@ -335,6 +335,8 @@ async def test_a_node_that_is_well(epmd_port: int) -> None:
         assert other.objects()[-1]["step"] == "cookie"
         assert_fails(await barnacle("doctor", name, "--name", name), 1, "the same name")
         assert_fails(await barnacle("doctor", "nonsense"), 2, "is not a node name")
+        assert_fails(await barnacle("doctor", name, "--fixed-port", "70000"), 2, "70000")
+        assert_fails(await barnacle("doctor", name, "--timeout", "0"), 2, "--timeout")
 
 
 async def test_it_leaves_nothing_behind(capfd: pytest.CaptureFixture[str], epmd_port: int) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from dataclasses import asdict, dataclass
 from functools import partial
 
 import trio
 
-from barnacle_trio import NodeName
+from barnacle_trio import ConfigurationError, NodeName
 from barnacle_trio.cli._edge import OK, Failed, one_line
 from barnacle_trio.cli._findings import (
     Finding,
@@ -53,9 +54,13 @@ class Doctor:
 
         Raises:
           Failed: a step failed; no other follows.
-          ConfigurationError: the cookie, or the port mapper's port, is none.
+          ConfigurationError: the cookie, a port or the time is none.
         """
         cookie = await self._checked_cookie()
+        if self.fixed_port is not None:
+            mapper_port(self.fixed_port)
+        if not 0 < self.patience < math.inf:
+            raise ConfigurationError(f"--timeout is a positive number, not {self.patience:g}")
         await self._tell(judge_names(self.peer, self.own))
         addresses = await self._resolve()
         port = self.fixed_port or await self._look_up(addresses)

@@ -125,7 +125,7 @@ class _Memory:
     def note(self, names: frozenset[NodeName], *, instead: bool) -> None:
         """These were named just now, ``instead`` of all others or beside them."""
         named = dict.fromkeys(sorted(names), int(time.time()))
-        self._named_at = named if instead else {**self._named_at, **named}
+        self._named_at = named if instead else {**self.nodes(), **named}
 
     def add(self, named_at: Mapping[NodeName, int]) -> None:
         """What was remembered before."""
