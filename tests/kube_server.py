@@ -246,7 +246,7 @@ class Namespace:
             "metadata": {"name": name, "labels": labels},
             "addressType": kind,
             "endpoints": endpoints,
-            "ports": [],
+            "ports": [{"name": "epmd", "port": 4369, "protocol": "TCP"}],
         }
         self._post(self.slices, body)
 
