@@ -153,14 +153,14 @@ async def play_codec(beams: Beams | None) -> None:
     """One turn of the codec: ours, Python's own ``json`` (written in C) or one copy, and BEAM's."""
     for what, (term, times, _, scale, _) in CODEC.items():
         data: Any = encode(term)
-        floors: tuple[Callable[[], object], ...]
-        works: tuple[Callable[[], object], ...]
+        floors: list[Callable[[], object]]
+        works: list[Callable[[], object]]
         if what in JSON:
             text = json.dumps(JSON[what])
-            floors = (partial(json.dumps, JSON[what]), partial(json.loads, text))
+            floors = [partial(json.dumps, JSON[what]), partial(json.loads, text)]
         else:
-            floors = (partial(bytearray, data), partial(bytearray, data))
-        works = (partial(encode, term), partial(decode, data))
+            floors = [partial(bytearray, data), partial(bytearray, data)]
+        works = [partial(encode, term), partial(decode, data)]
         for way, work, floor in zip(("encode", "decode"), works, floors, strict=True):
             figure = CODEC_FIGURES[what, way]
             figure.add(OURS, _best(work, times) / scale)
