@@ -35,6 +35,8 @@ ROUNDS = 5
 DIALS = 20
 TRIPS = 400
 FLOOD = 20_000
+BURST = 8_000
+"""Less than 1 MiB of small messages, above which a sender goes at the pace of the receiver."""
 BULK = 32 * 1024 * 1024
 BESIDE = 64 * 1024 * 1024
 
@@ -117,7 +119,7 @@ async def play(who: str, player: Player) -> None:
         taken = await player.trips(size, TRIPS)
         for share in (50, 99):
             FIGURES[f"p{share}_{size}"].add(who, percentile(taken, share / 100))
-    FIGURES["out"].add(who, FLOOD / await player.out(FLOOD) * 1000)
+    FIGURES["out"].add(who, BURST / await player.out(BURST) * 1000)
     FIGURES["into"].add(who, FLOOD / await player.into(FLOOD) * 1000)
     FIGURES["bulk_in"].add(who, BULK / await player.bulk_in(BULK))
     FIGURES["bulk_out"].add(who, BULK / await player.bulk_out(BULK))
