@@ -101,19 +101,17 @@ class FakeKube:
 
     async def start(self) -> None:
         """Listen, on the same port each time."""
+        listeners = await trio.open_ssl_over_tcp_listeners(
+            self.port, self.context, host="127.0.0.1"
+        )
         self._listening = trio.CancelScope()
+        self.nursery.start_soon(self._listen, listeners, self._listening)
 
-        async def serve(*, task_status: trio.TaskStatus[Any]) -> None:
-            with self._listening:
-                await trio.serve_ssl_over_tcp(
-                    self._serve,
-                    self.port,
-                    self.context,
-                    host="127.0.0.1",
-                    task_status=task_status,
-                )
-
-        await self.nursery.start(serve)
+    async def _listen(
+        self, listeners: list[trio.SSLListener[trio.SocketStream]], scope: trio.CancelScope
+    ) -> None:
+        with scope:
+            await trio.serve_listeners(self._serve, listeners)
 
     def kill(self) -> None:
         """Neither listen any more nor keep a connection; what is stored stays."""
@@ -482,7 +480,8 @@ async def open_fake_kube_process(folder: Path, *addresses: str) -> AsyncIterator
             await process.wait()
 
 
-async def _main(folder: str, *addresses: str) -> None:
+async def _main(*arguments: str) -> None:
+    folder, *addresses = arguments
     async with open_fake_kube() as fake:
         populate(fake, *addresses)
         write_kubeconfig(fake, Path(folder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +128,6 @@ async def serving(strategy: Strategy) -> AsyncIterator[Served]:
     assert isinstance(strategy, ServedStrategy)
     served = Served(strategy)
     async with trio.open_nursery() as nursery:
-
-        async def serve(*, task_status: trio.TaskStatus[None]) -> None:
-            assert isinstance(strategy, ServedStrategy)
-            await strategy.serve(LOCAL, changed=served.changed, task_status=task_status)
-
-        await nursery.start(serve)
+        await nursery.start(partial(strategy.serve, LOCAL, changed=served.changed))
         yield served
         nursery.cancel_scope.cancel("the test is over")

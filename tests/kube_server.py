@@ -108,6 +108,15 @@ class KubeServer:
     def kill(self) -> None:
         """End it without a word; what it stored stays. Its starter then ends the store."""
         os.kill(int((self.folder / "pid").read_text()), signal.SIGKILL)
+        self._reap()
+
+    def end(self) -> None:
+        """End what this process started, unless another worker did."""
+        if self._starter is not None and self._starter.poll() is None:
+            self.kill()
+        self._reap()
+
+    def _reap(self) -> None:
         if self._starter is not None:
             self._starter.wait(20)
             assert self._starter.stdout is not None
@@ -304,6 +313,5 @@ def end_kube(shared: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (shared / "kube.json").unlink(missing_ok=True)
         for server in _started:
-            if server._starter is not None:
-                server.kill()
+            server.end()
     _started.clear()
