@@ -264,6 +264,20 @@ class Cluster:
         chosen = None if members is None else list(members)
         return await self.history.until(lambda: self.is_mesh(chosen), within, "a full mesh")
 
+    async def told(
+        self, what: str, pairs: Iterable[tuple[str, str]], within: float, *, since: float
+    ) -> float:
+        """Wait until each observer has told something of its peer, for ``(observer, peer)`` hosts.
+
+        It may have ceased to be true by then.
+        """
+        named = [(self[a].name, self[b].name) for a, b in pairs]
+        return await self.history.until(
+            lambda: all(self.history.first(since, what, *each) for each in named),
+            within,
+            f"{what}: {named}",
+        )
+
     async def seen_down(self, pairs: Iterable[tuple[str, str]], within: float) -> float:
         """Wait until each observer no longer has its peer, for ``(observer, peer)`` hosts."""
         named = [(self[a].name, self[b].name) for a, b in pairs]

@@ -34,7 +34,7 @@ async def frozen(seed: int = 0, *, rounds: int = 1, kind: Erlang | None = None) 
             end = cluster.history.now
             cluster.thaw("c")
             faults.append(Fault(begin, end, whole=frozenset(cluster.names("c"))))
-            await cluster.seen_down([("c", "a"), ("c", "b")], 60)
+            await cluster.told("down", [("c", "a"), ("c", "b")], 60, since=end)
             back.append(await cluster.mesh(60) - end)
         result.note("frozen peer noticed, worst, s", max(noticed), 12)
         result.note("mesh after it goes on, worst, s", max(back), 1)
