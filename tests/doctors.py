@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 import trio
 
-from barnacle_trio import NodeName
+from barnacle_trio import NodeName, TlsOptions
 from barnacle_trio.cli._doctor import Doctor
 from barnacle_trio.cli._edge import Failed
 from tests.beam import COOKIE
@@ -43,6 +43,7 @@ async def examine(
     *,
     own: str | None = None,
     cookie: str = COOKIE,
+    tls: TlsOptions | None = None,
     port: int | None = None,
     patience: float = 5.0,
 ) -> Examined:
@@ -51,6 +52,7 @@ async def examine(
         peer=NodeName(peer),
         own=None if own is None else NodeName(own),
         cookie=cookie,
+        tls=tls,
         fixed_port=port,
         patience=patience,
         as_json=True,

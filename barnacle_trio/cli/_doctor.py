@@ -9,7 +9,7 @@ from functools import partial
 
 import trio
 
-from barnacle_trio import ConfigurationError, NodeName
+from barnacle_trio import ConfigurationError, NodeName, TlsOptions
 from barnacle_trio.cli._edge import OK, Failed, one_line
 from barnacle_trio.cli._findings import (
     Finding,
@@ -25,6 +25,7 @@ from barnacle_trio.cli._output import write_json, write_lines
 from barnacle_trio.cli._ping import own_host, time_signs_of_life
 from barnacle_trio.cli._probe import at_each, connects, resolve, shake_hands
 from barnacle_trio.distribution._cookie import check_cookie, read_cookie_file
+from barnacle_trio.distribution._tls_files import Keyring
 from barnacle_trio.epmd import names
 from barnacle_trio.epmd._client import mapper_port
 
@@ -37,6 +38,7 @@ class Doctor:
       peer: the node.
       own: what the node here is called, or would be; it is not opened, its name is only compared.
       cookie: None is the one of Erlang's file.
+      tls: certificates, where the cluster speaks inside TLS.
       fixed_port: where the node listens, in a cluster without port mappers.
       patience: seconds for each question.
       as_json: tell one object a line.
@@ -45,6 +47,7 @@ class Doctor:
     peer: NodeName
     own: NodeName | None
     cookie: str | bytes | None
+    tls: TlsOptions | None
     fixed_port: int | None
     patience: float
     as_json: bool
@@ -54,7 +57,7 @@ class Doctor:
 
         Raises:
           Failed: a step failed; no other follows.
-          ConfigurationError: the cookie, a port or the time is none.
+          ConfigurationError: the cookie, a certificate, a port or the time is none.
         """
         cookie = await self._checked_cookie()
         if self.fixed_port is not None:
@@ -70,11 +73,16 @@ class Doctor:
         await self._tell(judge_port(port, reached, troubles))
         host = await own_host(self.peer.host) if self.own is None else self.own.host
         name = NodeName(f"barnacle_{secrets.token_hex(6)}@{host}")
+        keyring = None
+        if self.tls is not None:
+            keyring = Keyring(self.tls, name)
+            await keyring.open()
         shaken = await shake_hands(
             *(next(iter(reached)), port),
             own=name,
             peer=self.peer,
             cookie=cookie,
+            keyring=keyring,
             patience=self.patience,
         )
         for finding in judge_handshake(self.peer, shaken):
@@ -114,7 +122,12 @@ class Doctor:
         await trio.lowlevel.checkpoint()
         try:
             connected, answered = await time_signs_of_life(
-                self.peer, name=name, cookie=cookie, fixed_port=port, patience=self.patience
+                self.peer,
+                name=name,
+                cookie=cookie,
+                tls=self.tls,
+                fixed_port=port,
+                patience=self.patience,
             )
         except Failed as failure:
             return Finding(

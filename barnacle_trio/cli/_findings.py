@@ -12,6 +12,7 @@ from barnacle_trio._names import shorten
 from barnacle_trio.distribution._addresses import is_literal, is_loopback
 from barnacle_trio.distribution._flags import Flag, missing_flags
 from barnacle_trio.distribution._handshake import HandshakeNok, Identity, WrongNode
+from barnacle_trio.distribution._tls_stream import TlsRefused
 
 _MOST_NAMES = 10
 
@@ -41,12 +42,15 @@ class Shaken:
     """How far a handshake went that this node began.
 
     ``first`` are the first bytes that came, ``peer`` is who the other side says it is, and
-    ``error`` why it did not go on; None where both have proven the cookie.
+    ``error`` why it did not go on; None where both have proven the cookie. ``tls`` is the version
+    of TLS inside of which that was; ``tls_failed``: it did not come so far.
     """
 
     first: bytes = b""
     peer: Identity | None = None
     error: Exception | None = None
+    tls: str | None = None
+    tls_failed: bool = False
 
 
 # --- names and addresses ------------------------------------------------------------------------
@@ -207,16 +211,36 @@ def judge_registration(peer: NodeName, names: Mapping[str, int]) -> Finding:
 
 def judge_handshake(dialled: NodeName, shaken: Shaken) -> list[Finding]:
     """The steps of a handshake, up to the one that failed."""
+    if shaken.tls_failed or isinstance(shaken.error, TlsRefused):
+        return [_insecure(shaken.error)]
+    findings: list[Finding] = []
+    if shaken.tls is not None:
+        findings.append(Finding(step="tls", state="ok", found=f"both speak {shaken.tls}"))
     if shaken.peer is None:
-        return [_unmet(dialled, shaken)]
+        return [*findings, _unmet(dialled, shaken)]
     kind = "visible" if shaken.peer.flags & Flag.PUBLISHED else "hidden"
-    findings = [
+    findings += [
         Finding(step="handshake", state="ok", found=f"{dialled} answers, a {kind} node"),
         _judge_version(shaken.peer.flags),
     ]
     if findings[-1].state == "ok":
         findings.append(_judge_cookie(shaken.error))
     return findings
+
+
+def _insecure(error: Exception | None) -> Finding:
+    match error:
+        case TlsRefused():
+            advice = (
+                "compare the certificates (openssl x509 -text -in FILE): who issued them and until "
+                "when, for which hosts, and for which use"
+            )
+        case _:
+            advice = (
+                "most likely the node was started without TLS (-proto_dist inet_tls): both need "
+                "it, or neither"
+            )
+    return Finding(step="tls", state="failed", found=str(error), advice=advice)
 
 
 def _unmet(dialled: NodeName, shaken: Shaken) -> Finding:
@@ -244,8 +268,8 @@ def _stranger(shaken: Shaken) -> tuple[str, str]:
     if first[:2] in (b"\x15\x03", b"\x16\x03"):
         return (
             "what listens there speaks TLS",
-            "the node was started with -proto_dist inet_tls (or inet6_tls): both need TLS, "
-            "or neither",
+            "the node was started with -proto_dist inet_tls (or inet6_tls): give --tls-cert "
+            "and --tls-ca",
         )
     if first[:1] == b"\0":  # as the length of a short message begins
         return (

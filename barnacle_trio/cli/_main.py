@@ -21,7 +21,7 @@ from barnacle_trio.cli._ask import discover as ask_strategy
 from barnacle_trio.cli._doctor import Doctor
 from barnacle_trio.cli._edge import BROKEN_PIPE, BUG, OK, judge
 from barnacle_trio.cli._logging import set_up_logging
-from barnacle_trio.cli._node import CookieOptions, NodeOptions, checked_name
+from barnacle_trio.cli._node import CookieOptions, NodeOptions, TlsFiles, checked_name
 from barnacle_trio.cli._ping import ping as ask_node
 from barnacle_trio.cli._signals import run_until_signal
 from barnacle_trio.cli._stay import Stay
@@ -59,9 +59,9 @@ barnacle discover dns:my_app@my-app.internal --fallback epmd:my_app@10.0.0.7
 
 Exit codes: 0 the answer is complete, 3 it is partial, 1 discovery failed."""
 
-_DOCTOR_HELP = """The steps: name, host, port mapper, registration, port, handshake, version,
-cookie, answer. They are taken as a hidden node that dials; that the other one can dial this machine
-is not tested, and not needed: one direction is enough.
+_DOCTOR_HELP = """The steps: name, host, port mapper, registration, port, TLS (if certificates are
+given), handshake, version, cookie, answer. They are taken as a hidden node that dials; that the
+other one can dial this machine is not tested, and not needed: one direction is enough.
 
 Exit codes: 0 nothing stands in the way (there may be warnings), 1 a step failed."""
 
@@ -108,6 +108,7 @@ async def run(
     *strategy: str,
     node: NodeOptions | None = None,
     cookie: CookieOptions | None = None,
+    tls: TlsFiles | None = None,
     match: Words = (),
     fallback: Words = (),
     remember: Annotated[Path | None, Parameter(show_default=False)] = None,
@@ -124,6 +125,7 @@ async def run(
       strategy: how nodes are discovered, see below.
       node: how this process is a node.
       cookie: where the cookie comes from.
+      tls: certificates, for a cluster inside TLS.
       match: a glob that nodes must match, e.g. "my_app@*"; of several, one.
       fallback: a strategy that is asked only when those before cannot answer.
       remember: a file in which the nodes are kept, for a start while discovery is down.
@@ -140,6 +142,7 @@ async def run(
         strategy=parse_words(strategy, fallbacks=fallback, match=match, memory=remember).strategy,
         node=node or NodeOptions(),
         cookie=cookie or CookieOptions(),
+        tls=(tls or TlsFiles()).options(),
         poll_interval=poll_interval,
         prune=prune,
         prune_after=prune_after,
@@ -156,6 +159,7 @@ async def ping(
     /,
     *,
     cookie: CookieOptions | None = None,
+    tls: TlsFiles | None = None,
     fixed_port: Annotated[int | None, Parameter(show_default=False)] = None,
     timeout: Seconds = 5.0,  # noqa: ASYNC109 - an option of the command
     verbose: Verbose = 0,
@@ -167,6 +171,7 @@ async def ping(
     Args:
       node: the node's name, basename@host.
       cookie: where the cookie comes from.
+      tls: certificates, for a cluster inside TLS.
       fixed_port: the port that it listens on, where there is no port mapper.
       timeout: seconds to connect, and again to answer.
       verbose: tell on standard error what is done; -vv each step of it.
@@ -175,7 +180,14 @@ async def ping(
     peer = checked_name(node)
     secret = await (cookie or CookieOptions()).read()
     return await run_until_signal(
-        partial(ask_node, peer, cookie=secret, fixed_port=fixed_port, patience=timeout)
+        partial(
+            ask_node,
+            peer,
+            cookie=secret,
+            tls=(tls or TlsFiles()).options(),
+            fixed_port=fixed_port,
+            patience=timeout,
+        )
     )
 
 
@@ -186,6 +198,7 @@ async def doctor(
     *,
     name: Annotated[str | None, Parameter(show_default=False)] = None,
     cookie: CookieOptions | None = None,
+    tls: TlsFiles | None = None,
     fixed_port: Annotated[int | None, Parameter(show_default=False)] = None,
     timeout: Seconds = 5.0,  # noqa: ASYNC109 - an option of the command
     json: Flag = False,
@@ -197,6 +210,7 @@ async def doctor(
       node: the node's name, basename@host.
       name: what the node here is called, or would be; it is compared with the other's name.
       cookie: where the cookie comes from.
+      tls: certificates, for a cluster inside TLS.
       fixed_port: the port that it listens on, where there is no port mapper.
       timeout: seconds for each question.
       json: print one object a line: step, state (ok, warning, failed), found, advice.
@@ -207,6 +221,7 @@ async def doctor(
         peer=checked_name(node),
         own=None if name is None else checked_name(name),
         cookie=await (cookie or CookieOptions()).read(),
+        tls=(tls or TlsFiles()).options(),
         fixed_port=fixed_port,
         patience=timeout,
         as_json=json,

@@ -7,19 +7,21 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import trio
 from cyclopts import Parameter
 
-from barnacle_trio import ConfigurationError, FixedPort, Node, NodeName, open_node
+from barnacle_trio import ConfigurationError, FixedPort, Node, NodeName, TlsOptions, open_node
 from barnacle_trio._names import shorten
 from barnacle_trio.distribution._options import erl_flags
 
 COOKIE_VARIABLE = "BARNACLE_COOKIE"
+PASSWORD_VARIABLE = "BARNACLE_TLS_PASSWORD"  # noqa: S105 - its name, not its value
 _MAX_COOKIE_FILE = 4096  # bytes
 
 _COOKIE = Parameter(group="Cookie", show_default=False)
+_TLS = Parameter(group="TLS", negative=(), show_default=False)
 _SHOWN = Parameter(group="Node")
 _SILENT = Parameter(group="Node", negative=(), show_default=False)
 
@@ -66,6 +68,50 @@ class CookieOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
+class TlsFiles:
+    """Certificates, where the cluster's connections are inside TLS (-proto_dist inet_tls).
+
+    The password of an encrypted key is taken from BARNACLE_TLS_PASSWORD.
+
+    Args:
+      tls_cert: a file of this node's certificate (PEM). With it everything goes inside TLS.
+      tls_key: a file of its private key, if that is not in the same one.
+      tls_ca: a file of the authorities whose certificates are believed.
+      tls_check_name: whether a certificate has to be for the host in the peer's name.
+      tls_insecure: believe any certificate. Who stands in between can read and change everything.
+    """
+
+    tls_cert: Annotated[Path | None, _TLS] = None
+    tls_key: Annotated[Path | None, _TLS] = None
+    tls_ca: Annotated[Path | None, _TLS] = None
+    tls_check_name: Annotated[Literal["host", "any"], Parameter(group="TLS")] = "host"
+    tls_insecure: Annotated[bool, _TLS] = False
+
+    def options(self, environ: Mapping[str, str] | None = None) -> TlsOptions | None:
+        """What `open_node` takes; None where nothing speaks of TLS.
+
+        Raises:
+          ConfigurationError: what is given does not go together.
+        """
+        environ = os.environ if environ is None else environ
+        if self.tls_cert is None:
+            if self.tls_key or self.tls_ca or self.tls_insecure:
+                raise ConfigurationError("TLS needs --tls-cert, a certificate of this node")
+            return None
+        if self.tls_ca is None and not self.tls_insecure:
+            raise ConfigurationError("TLS needs --tls-ca, the authorities to believe")
+        return TlsOptions(
+            self.tls_cert,
+            self.tls_key,
+            self.tls_ca,
+            verify=not self.tls_insecure,
+            check_name=self.tls_check_name,
+            password=environ.get(PASSWORD_VARIABLE),
+        )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
 class NodeOptions:
     """How this process is a node.
 
@@ -92,7 +138,9 @@ class NodeOptions:
     insecure_cookie: Annotated[bool, _SILENT] = False
 
     @asynccontextmanager
-    async def open(self, cookie: CookieOptions) -> AsyncIterator[Node]:
+    async def open(
+        self, cookie: CookieOptions, tls: TlsOptions | None = None
+    ) -> AsyncIterator[Node]:
         """Open the node. Raises what `open_node` does."""
         name = self.name if self.name is None else checked_name(self.name)
         if name is None and not _named_by_flags():
@@ -105,6 +153,7 @@ class NodeOptions:
             hidden=self.hidden,
             listen=None if self.listen is None else parse_listen(self.listen),
             epmd=None if self.fixed_port is None else FixedPort(self.fixed_port),
+            tls=tls,
             allow=self.allow or None,
             failure_timeout=self.failure_timeout,
             connect_timeout=self.connect_timeout,

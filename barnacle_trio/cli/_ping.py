@@ -8,7 +8,14 @@ from collections.abc import Sequence
 
 import trio
 
-from barnacle_trio import ConnectError, NodeName, PeerUnreachable, RemoteProtocolError, open_node
+from barnacle_trio import (
+    ConnectError,
+    NodeName,
+    PeerUnreachable,
+    RemoteProtocolError,
+    TlsOptions,
+    open_node,
+)
 from barnacle_trio.cli._edge import OK, Failed
 from barnacle_trio.cli._output import write_line
 from barnacle_trio.distribution._addresses import is_literal, is_loopback
@@ -16,18 +23,23 @@ from barnacle_trio.epmd import PortMapper, lookup, names
 
 
 async def ping(
-    peer: NodeName, *, cookie: str | bytes | None, fixed_port: int | None, patience: float
+    peer: NodeName,
+    *,
+    cookie: str | bytes | None,
+    tls: TlsOptions | None,
+    fixed_port: int | None,
+    patience: float,
 ) -> int:
     """Connect a peer as a hidden node of a random name, ask for a sign of life, and leave.
 
     Raises:
       Failed: there is no answer; it says why.
-      ConfigurationError: the cookie is none.
+      ConfigurationError: the cookie is none, or a certificate cannot be used.
     """
     name = NodeName(f"barnacle_{secrets.token_hex(6)}@{await own_host(peer.host)}")
     try:
         connected, answered = await time_signs_of_life(
-            peer, name=name, cookie=cookie, fixed_port=fixed_port, patience=patience
+            peer, name=name, cookie=cookie, tls=tls, fixed_port=fixed_port, patience=patience
         )
     except Failed as failure:
         raise Failed(f"pang from {peer}: {failure}") from failure
@@ -43,6 +55,7 @@ async def time_signs_of_life(
     *,
     name: NodeName,
     cookie: str | bytes | None,
+    tls: TlsOptions | None,
     fixed_port: int | None,
     patience: float,
 ) -> tuple[float, float]:
@@ -59,6 +72,7 @@ async def time_signs_of_life(
         # Nobody dials us: loopback will do wherever the peer is.
         listen=("localhost", 0),
         epmd=_CallerOnly(fixed_port),
+        tls=tls,
         connect_timeout=patience,
         allow=[peer],
     ) as node:

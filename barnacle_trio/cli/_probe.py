@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import trio
@@ -15,6 +16,8 @@ from barnacle_trio.distribution._addresses import is_literal
 from barnacle_trio.distribution._challenges import ChallengeBook
 from barnacle_trio.distribution._flags import OUR_FLAGS
 from barnacle_trio.distribution._handshake import AliveAsked, Done, Identity, Initiator, Send
+from barnacle_trio.distribution._tls_files import Keyring
+from barnacle_trio.distribution._tls_stream import TlsStream, handshake_header
 
 _SECOND_CHANCE = 1.0
 """Seconds for somebody who is silent to say something after all."""
@@ -97,9 +100,20 @@ async def connects(address: str, port: int) -> None:
 
 
 async def shake_hands(
-    address: str, port: int, *, own: NodeName, peer: NodeName, cookie: bytes, patience: float
+    address: str,
+    port: int,
+    *,
+    own: NodeName,
+    peer: NodeName,
+    cookie: bytes,
+    keyring: Keyring | None,
+    patience: float,
 ) -> Shaken:
-    """Dial a node as a hidden one, up to the proof of the cookie, and close again."""
+    """Dial a node as a hidden one, up to the proof of the cookie, and close again.
+
+    With a ``keyring`` inside TLS.
+    """
+    stream: trio.abc.Stream
     try:
         with trio.fail_after(patience):
             stream = await trio.open_tcp_stream(address, port)
@@ -107,16 +121,31 @@ async def shake_hands(
         reason = _trouble(error).text or f"no answer within {patience:g} s"
         return Shaken(error=PeerUnreachable(f"port {port}: {reason}"))  # noqa: ASYNC910 - it dials
     async with stream:
-        return await _Handshake(stream, own, peer, cookie).run(patience)
+        if keyring is None:
+            return await _Handshake(stream, own, peer, cookie).run(patience)
+        contexts = await keyring.contexts()
+        inside = TlsStream(stream, contexts.dial, keyring.options, dialled=peer)
+        try:
+            with trio.fail_after(patience):
+                await inside.do_handshake()
+        except BarnacleError as error:
+            return Shaken(error=error, tls_failed=True)
+        except trio.TooSlowError:
+            silent = PeerUnreachable(f"no answer to a TLS greeting within {patience:g} s")
+            return Shaken(error=silent, tls_failed=True)
+        version = inside.version()
+        return replace(await _Handshake(inside, own, peer, cookie).run(patience), tls=version)
 
 
 class _Handshake:
     def __init__(
-        self, stream: trio.SocketStream, own: NodeName, peer: NodeName, cookie: bytes
+        self, stream: trio.abc.Stream, own: NodeName, peer: NodeName, cookie: bytes
     ) -> None:
         identity = Identity(own, int(OUR_FLAGS), 4 + secrets.randbelow(2**32 - 4))
         challenges = ChallengeBook(trio.current_time)
-        self._machine = Initiator(identity, peer, cookie, challenges)
+        self._machine = Initiator(
+            identity, peer, cookie, challenges, header=handshake_header(stream)
+        )
         self._stream = stream
         self._first = b""
 

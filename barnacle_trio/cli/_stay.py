@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import trio
 
-from barnacle_trio import Barnacle, Event, Node, Strategy, open_barnacle
+from barnacle_trio import Barnacle, Event, Node, Strategy, TlsOptions, open_barnacle
 from barnacle_trio._options import check_options
 from barnacle_trio._plan import Prune
 from barnacle_trio.cli._edge import OK
@@ -35,6 +35,7 @@ class Stay:
     strategy: Strategy
     node: NodeOptions
     cookie: CookieOptions
+    tls: TlsOptions | None
     poll_interval: float
     prune: Prune
     prune_after: float
@@ -52,7 +53,7 @@ class Stay:
             prune_after=self.prune_after,
         )
         with trio.CancelScope() as scope:
-            async with self.node.open(self.cookie) as node:
+            async with self.node.open(self.cookie, self.tls) as node:
                 await self._tell_start(node)
                 async with open_barnacle(
                     self.strategy,

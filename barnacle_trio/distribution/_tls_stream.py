@@ -40,6 +40,10 @@ _NOTHING_IN_COMMON = frozenset(
 )
 
 
+class TlsRefused(HandshakeRefused):
+    """One of the two does not believe the other's certificate, or they have no TLS in common."""
+
+
 class TlsStream(trio.abc.Stream):
     """A stream inside TLS; the handshake is made by whatever comes first.
 
@@ -80,7 +84,7 @@ class TlsStream(trio.abc.Stream):
         """Make the handshake, unless it is made already, and check the name of who was dialled.
 
         Raises:
-          HandshakeRefused: one of the two does not believe the other's certificate, or it is for
+          TlsRefused: one of the two does not believe the other's certificate, or it is for
             another host.
           PeerUnreachable: the peer broke off.
           RemoteProtocolError: what came is no TLS.
@@ -98,7 +102,7 @@ class TlsStream(trio.abc.Stream):
         if self._dialled is not None:
             fault = self.name_fault(self._dialled)
             if fault is not None:
-                raise HandshakeRefused(f"{self._dialled}: {fault}")
+                raise TlsRefused(f"{self._dialled}: {fault}")
         self._made = True
 
     def name_fault(self, name: NodeName) -> str | None:
@@ -110,6 +114,11 @@ class TlsStream(trio.abc.Stream):
         if not options.verify or (self._dialled is None and not options.client_certificates):
             return None
         return name_fault(self._tls.getpeercert() or {}, name, options.check_name)
+
+    def version(self) -> str | None:
+        """The version of TLS, e.g. ``TLSv1.3``; None before the handshake."""
+        found: str | None = self._tls.version()
+        return found
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """See `trio.abc.ReceiveStream`."""
@@ -154,19 +163,19 @@ class TlsStream(trio.abc.Stream):
     def _explain(self, broken: trio.BrokenResourceError) -> BarnacleError:
         error, peer = broken.__cause__, self._peer
         if isinstance(error, ssl.SSLCertVerificationError):
-            return HandshakeRefused(f"{peer}: its certificate is refused: {error.verify_message}")
+            return TlsRefused(f"{peer}: its certificate is refused: {error.verify_message}")
         if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError):
             hint = "" if self._dialled is None else ", as a node without TLS does"
             return PeerUnreachable(f"{peer} broke off in the TLS handshake{hint}")
         reason = error.reason or "UNKNOWN"
         alert = _alert(broken)
         if alert is not None:
-            return HandshakeRefused(f"{peer} refused this node's TLS: {alert}")
+            return TlsRefused(f"{peer} refused this node's TLS: {alert}")
         if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
-            return HandshakeRefused(f"{peer} shows no certificate")
+            return TlsRefused(f"{peer} shows no certificate")
         text = reason.replace("_", " ").lower()
         if reason in _NOTHING_IN_COMMON:
-            return HandshakeRefused(f"{peer} and this node have no TLS in common: {text}")
+            return TlsRefused(f"{peer} and this node have no TLS in common: {text}")
         if reason in _NO_TLS:
             return RemoteProtocolError(f"{peer} speaks no TLS, as a node without it does not")
         return RemoteProtocolError(f"{peer} speaks broken TLS: {text}")
