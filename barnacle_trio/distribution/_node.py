@@ -238,7 +238,7 @@ class Node(Talking):
         Done at once where it was done before; who calls it meanwhile waits for the same end, with
         whichever ``grace`` ends first. If all who wait are cancelled, calls under way are waited
         for no longer. It takes ``grace`` and a second at most, or three where the port mapper is
-        slow.
+        slow. A call that awaits this itself is among those that are waited for.
 
         Args:
           grace: seconds. 0 waits for no call.
