@@ -1,0 +1,120 @@
+"""Fuzz one parser, or all of them one after the other, guided by what their code does.
+
+    python -m tests.fuzz TARGET [--seconds N | --runs N] [--keep FOLDER]
+
+A target is one harness of `tests.fuzz.targets`; it raises on nothing but a fault: another error
+than the parser declares, or a promise that is broken (what is read and written again is read as the
+same, slices make no difference, nobody is let in without the proof, ...). `all` is all of them, a
+process for each. Needs atheris: ``pip install 'barnacle-trio[fuzz]'`` (Linux).
+
+The corpus, ``tests/fuzz/corpus/TARGET``, is where the search begins; what is found on the way goes
+to ``--keep`` (else it is forgotten). An input that crashes is written to
+``tests/fuzz/crashes/TARGET``, from where ``tests/test_fuzz.py`` tries it for ever, as it does with
+the corpus and with faults of every entry of it. ``--seeds`` writes the corpus anew, from messages
+that the package itself makes.
+
+The long form, by hand: ten million inputs of terms, one million of each other target.
+
+    python -m tests.fuzz etf --runs 10000000
+    python -m tests.fuzz all --runs 1000000
+
+An input that takes longer than `TIMEOUT` seconds, or 512 MiB, is a crash too. (The steps that it
+takes, which no clock disturbs, are counted in ``tests/test_fuzz.py``.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CORPUS, CRASHES = HERE / "corpus", HERE / "crashes"
+TIMEOUT = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m tests.fuzz", description="Fuzz one parser.")
+    parser.add_argument("target", help="a harness by name, or all")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=int, default=60)
+    length.add_argument("--runs", type=int)
+    parser.add_argument("--keep", type=Path, help="where what is found on the way is kept")
+    parser.add_argument("--seeds", action="store_true", help="write the corpus anew instead")
+    parser.add_argument("--seed", type=int, default=0, help="0: another one each time")
+    options = parser.parse_args()
+    if options.target == "all":
+        sys.exit(_each_one(options))
+    if options.seeds:
+        _write_seeds(options.target)
+        return
+    _fuzz(options)
+
+
+def _each_one(options: argparse.Namespace) -> int:
+    from tests.fuzz.targets import TARGETS
+
+    arguments = ["--seeds"] if options.seeds else []
+    arguments += [f"--seconds={options.seconds}"] if options.runs is None else []
+    arguments += [f"--runs={options.runs}"] if options.runs is not None else []
+    failed = 0
+    for target in TARGETS:
+        command = [sys.executable, "-m", "tests.fuzz", target, *arguments]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        found = re.findall(r"^#(\d+)\s+DONE|Done (\d+) runs", done.stderr)
+        runs = max((int(number) for pair in found for number in pair if number), default=0)
+        print(f"{target}: {runs} runs, {'clean' if not done.returncode else 'A CRASH'}", flush=True)
+        if done.returncode:
+            failed = 1
+            print(done.stderr[-4000:], file=sys.stderr)
+    return failed
+
+
+def _write_seeds(target: str) -> None:
+    from tests.fuzz.targets import TARGETS
+
+    folder = CORPUS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    for seed in TARGETS[target].seeds():
+        (folder / sha256(seed).hexdigest()[:12]).write_bytes(seed)
+
+
+def _fuzz(options: argparse.Namespace) -> None:
+    try:
+        atheris = importlib.import_module("atheris")
+    except ImportError:
+        sys.exit("fuzzing needs atheris: pip install 'barnacle-trio[fuzz]'")
+    with atheris.instrument_imports(include=["barnacle_trio"], enable_loader_override=False):
+        targets = importlib.import_module("tests.fuzz.targets").TARGETS
+    if options.target not in targets:
+        sys.exit(f"no target {options.target!r}; there are: {', '.join(targets)}, all")
+    crashes = CRASHES / options.target
+    crashes.mkdir(parents=True, exist_ok=True)
+    found = options.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
+    found.mkdir(parents=True, exist_ok=True)
+    arguments = [
+        sys.argv[0],
+        f"-timeout={TIMEOUT}",
+        "-rss_limit_mb=512",
+        "-max_len=4096",
+        "-print_final_stats=1",
+        f"-seed={options.seed}",
+        f"-artifact_prefix={crashes}{os.sep}",
+        f"-max_total_time={options.seconds}" if options.runs is None else f"-runs={options.runs}",
+        str(found),
+        str(CORPUS / options.target),
+    ]
+    atheris.Setup(arguments, targets[options.target].one_input)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
