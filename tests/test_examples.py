@@ -60,6 +60,7 @@ WITH_HELP = (
     "serve_elixir.py",
     "strategy_postgres.py",
     "testing_a_program.py",
+    "tls.py",
 )
 """Examples with a test of their own, below or in a file beside this one."""
 
@@ -188,6 +189,15 @@ async def test_it_prints_what_it_promises(example: str, epmd_port: int) -> None:
 async def test_a_fixed_port_is_all_it_takes(epmd_port: int) -> None:
     printed, _told = await run(*command("fixed_port.py", str(free_port())))
     assert printed == promised("fixed_port.py")
+
+
+async def test_certificates_of_ones_own(epmd_port: int, tmp_path: Path) -> None:
+    make = re.search(r"^    \$ python (-m trustme .*)$", docstring("tls.py"), re.MULTILINE)
+    assert make is not None
+    await run(sys.executable, *make[1].split(), "-d", str(tmp_path))
+    printed, told = await run(*command("tls.py", str(tmp_path)))
+    assert printed == promised("tls.py")
+    assert not told
 
 
 async def test_the_example_of_tests_passes() -> None:

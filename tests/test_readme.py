@@ -4,8 +4,9 @@ An invisible comment before a block says what the block needs, parted by semicol
 is a node that is up, ``beam NAME [SERVER]`` a BEAM node of each release (with a GenServer that is
 shown), ``dns NAME ADDRESS`` a record, ``kube ADDRESS`` a pod, ``postgres CHANNEL NAME`` a database
 in which that node says its name, ``env NAME=VALUE``, ``file NAME TEXT``, ``port NUMBER`` a number
-that a free port takes the place of, ``signal NAME`` comes once it is caught. A block of text right
-after one of Python is what that prints, and a session of `iex` is had with it while it runs.
+that a free port takes the place of, ``certificates HOST`` are node.pem, node.key and ca.pem,
+``signal NAME`` comes once it is caught. A block of text right after one of Python is what that
+prints, and a session of `iex` is had with it while it runs.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from tests.erlang import Erlang, require_erlangs
 from tests.kube_fake import open_fake_kube, populate, write_kubeconfig
 from tests.postgres_server import open_postgres_server
 from tests.strictly import type_errors
+from tests.tls_lab import Lab
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -140,6 +142,8 @@ def prepared(
     for file in block.wants("file"):
         name, text = file.split(" ", 1)
         (tmp_path / name).write_text(text)
+    for hosts in block.wants("certificates"):
+        Lab(tmp_path).options(*hosts.split())
     return block
 
 
