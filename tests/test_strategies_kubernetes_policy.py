@@ -132,6 +132,10 @@ def refusal(status: int, *headers: tuple[str, str]) -> Callable[[], httpcore2.Re
     return lambda: httpcore2.Response(status, headers=headers, content=_body("{}"))
 
 
+def junk() -> httpcore2.Response:
+    return httpcore2.Response(200, content=_body("junk\n"))
+
+
 async def up(world: World, count: int) -> None:
     with trio.fail_after(60):
         await world.barnacle.wait_for_nodes(count)
@@ -250,15 +254,16 @@ async def test_a_watch_that_is_told_to_wait_waits(autojump_clock: MockClock) -> 
     assert len(server.lists) == 1
 
 
+@pytest.mark.parametrize("refused", [refusal(504), junk])
 async def test_a_server_that_keeps_refusing_to_go_on_is_listed_anew(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, refused: Callable[[], httpcore2.Response]
 ) -> None:
     server = VirtualServer()
     watcher = Watcher(server.source, changed=lambda: None, rng=lambda: 1.0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watcher.run)
         await trio.sleep(1)
-        server.refuse["watch"] = refusal(504)
+        server.refuse["watch"] = refused
         server.go_down()
         await trio.testing.wait_all_tasks_blocked()
         server.down = False

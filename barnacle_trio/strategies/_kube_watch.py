@@ -96,7 +96,7 @@ class Watcher:
         self._first_read: Entries | None = None  # until it has been up
         self._watching_since: float | None = None
         self._failures = 0  # attempts in a row that did not last
-        self._refusals = 0  # of those, how many the server answered with a refusal
+        self._refusals = 0  # of those, how many the server answered, if not as it should
         self._last_status: int | None = None  # of the last of them
 
     async def entries(self) -> Entries:
@@ -179,7 +179,7 @@ class Watcher:
     def _down(self, error: DiscoveryError) -> None:
         logger.debug("watching failed: %s", error)
         status = _status(error)
-        if status is not None:
+        if status is not None or self._watching_since is not None:
             self._refusals += 1
             if self._refusals >= RESUMES:
                 self._refusals = 0
