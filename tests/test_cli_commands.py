@@ -114,7 +114,8 @@ async def test_two_find_each_other_and_leave_well(epmd_port: int) -> None:
             await second.event("NodeUp", node=a)
             ended = await second.end(signal.SIGTERM)
             assert (ended.code, ended.err) == (0, "")
-            assert [told["type"] for told in ended.objects()][-2:] == ["Draining", "ShutDown"]
+            told = [each["type"] for each in ended.objects()]
+            assert told[-3:] == ["Draining", "NodeDown", "ShutDown"]
         await first.event("NodeDown", node=b)
         ended = await first.end(signal.SIGINT)
     assert_left_well(ended)
