@@ -15,6 +15,8 @@ from barnacle_trio import (
     HandshakeRefused,
     Node,
     NodeName,
+    PeerChange,
+    PeerDown,
     PeerUnreachable,
     RemoteProtocolError,
     TlsOptions,
@@ -165,6 +167,24 @@ async def test_a_wrong_cookie_inside_tls(
         assert "does not know the cookie" in caplog.text
 
 
+async def test_a_frozen_beam_node_is_found_out(erlang: Erlang, lab: Lab) -> None:
+    tls = lab.for_erlang()
+    changes: list[PeerChange] = []
+    async with (
+        open_node(unique("py"), cookie=COOKIE, tls=tls, failure_timeout=1.0) as node,
+        open_beam(erlang, flags=lab.flags(tls)) as beam,
+    ):
+        node.subscribe(changes.append)
+        await node.connect(beam.name)
+        assert await node.ping(beam.name)
+        beam.freeze()
+        with trio.fail_after(5):
+            await node.nodes.wait_value(frozenset())
+        beam.thaw()
+    assert isinstance(changes[-1], PeerDown)
+    assert changes[-1].reason == "silent"
+
+
 # -- plain against TLS ----------------------------------------------------------------------------
 
 
@@ -182,7 +202,7 @@ async def test_we_without_tls_dial_a_beam_node_in_tls(erlang: Erlang, lab: Lab) 
         open_node(unique("py"), cookie=COOKIE) as node,
         open_beam(erlang, flags=lab.flags(lab.for_erlang())) as beam,
     ):
-        with trio.fail_after(2), pytest.raises(RemoteProtocolError, match=r"TLS.*tls="):
+        with trio.fail_after(4), pytest.raises(RemoteProtocolError, match=r"TLS.*tls="):
             await node.connect(beam.name)
 
 
@@ -193,7 +213,7 @@ async def test_a_plain_beam_node_dials_us_in_tls(
         open_node(unique("py"), cookie=COOKIE, tls=lab.for_erlang()) as node,
         open_beam(erlang) as beam,
     ):
-        with trio.fail_after(2):
+        with trio.fail_after(4):
             assert not await connects(beam, node.name)
         assert "the peer speaks no TLS" in caplog.text
 
@@ -205,7 +225,7 @@ async def test_a_beam_node_in_tls_dials_us_without(
         open_node(unique("py"), cookie=COOKIE) as node,
         open_beam(erlang, flags=lab.flags(lab.for_erlang())) as beam,
     ):
-        with trio.fail_after(2):
+        with trio.fail_after(4):
             assert not await connects(beam, node.name)
         assert "the peer seems to speak TLS, which this node was not told to (tls=)" in caplog.text
 
@@ -225,7 +245,7 @@ async def test_a_beam_node_that_does_not_believe_us_says_so(
         open_beam(erlang, flags=flags) as beam,
     ):
         with (
-            trio.fail_after(2),
+            trio.fail_after(4),
             pytest.raises(HandshakeRefused, match=r"refused this node's TLS: .*unknown ca"),
         ):
             await node.connect(beam.name)

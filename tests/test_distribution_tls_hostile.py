@@ -88,7 +88,7 @@ async def test_a_wrong_certificate_of_who_is_dialled(
 ) -> None:
     make, in_words, alert = WRONG[what]
     async with two(lab.options(minimum_version=minimum), make(lab, stranger)) as (one, other):
-        with trio.fail_after(2), pytest.raises(HandshakeRefused, match=in_words) as caught:
+        with trio.fail_after(5), pytest.raises(HandshakeRefused, match=in_words) as caught:
             await one.connect(other.name)
         assert other.name in str(caught.value)
         assert caught.value.location is not None
@@ -104,7 +104,7 @@ async def test_a_wrong_certificate_of_who_dials(
     make, in_words, alert = WRONG[what]
     async with two(make(lab, stranger), lab.options(minimum_version=minimum)) as (one, other):
         caplog.clear()
-        with trio.fail_after(2), pytest.raises(HandshakeRefused, match=alert) as caught:
+        with trio.fail_after(5), pytest.raises(HandshakeRefused, match=alert) as caught:
             await one.connect(other.name)
         assert "refused this node's TLS" in str(caught.value)
         assert caught.value.location is not None
@@ -123,7 +123,7 @@ async def test_who_dials_without_a_certificate(
         stream = await trio.open_ssl_over_tcp_stream(
             "127.0.0.1", await port_of(node), ssl_context=context
         )
-        with trio.fail_after(2), pytest.raises(trio.BrokenResourceError) as caught:
+        with trio.fail_after(5), pytest.raises(trio.BrokenResourceError) as caught:
             await stream.receive_some(1)
         assert "alert" in str(caught.value.__cause__)
         await trio.aclose_forcefully(stream)
@@ -140,7 +140,7 @@ async def test_a_name_that_its_certificate_is_not_for_when_dialling(
     lab: Lab, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with two(lab.options("10.0.0.7", file="other"), lab.options()) as (one, other):
-        with trio.fail_after(2), pytest.raises(HandshakeRefused, match="does not allow"):
+        with trio.fail_after(5), pytest.raises(HandshakeRefused, match="does not allow"):
             await one.connect(other.name)
         await said(
             caplog,
@@ -167,7 +167,7 @@ async def test_no_version_in_common(lab: Lab, caplog: pytest.LogCaptureFixture) 
         stream = await trio.open_ssl_over_tcp_stream(
             "127.0.0.1", await port_of(node), ssl_context=context
         )
-        with trio.fail_after(2), pytest.raises(trio.BrokenResourceError) as caught:
+        with trio.fail_after(5), pytest.raises(trio.BrokenResourceError) as caught:
             await stream.do_handshake()
         assert "protocol version" in str(caught.value.__cause__)
         await trio.aclose_forcefully(stream)
@@ -179,14 +179,14 @@ async def test_no_version_in_common(lab: Lab, caplog: pytest.LogCaptureFixture) 
 
 async def test_tls_dials_plain(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
     async with two(lab.options(), None) as (one, other):
-        with trio.fail_after(2), pytest.raises(PeerUnreachable, match="as a node without TLS does"):
+        with trio.fail_after(5), pytest.raises(PeerUnreachable, match="as a node without TLS does"):
             await one.connect(other.name)
         assert "the peer seems to speak TLS, which this node was not told to" in caplog.text
 
 
 async def test_plain_dials_tls(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
     async with two(None, lab.options()) as (one, other):
-        with trio.fail_after(2), pytest.raises(RemoteProtocolError, match="speak TLS, which this"):
+        with trio.fail_after(5), pytest.raises(RemoteProtocolError, match="speak TLS, which this"):
             await one.connect(other.name)
         await said(caplog, "the peer speaks no TLS, as a node without it does not")
 
@@ -209,9 +209,7 @@ async def test_something_else_than_tls_answers(lab: Lab) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_who_is_silent_in_the_handshake_is_given_up(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_is_silent_in_the_handshake_is_given_up(lab: Lab) -> None:
     async def hold(stream: trio.SocketStream) -> None:
         async with stream:
             async for _ in stream:
@@ -225,10 +223,7 @@ async def test_who_is_silent_in_the_handshake_is_given_up(
         open_node(unique("py"), connect_timeout=0.3, **node_options) as node,
     ):
         nursery.start_soon(trio.serve_listeners, hold, listeners)
-        with trio.fail_after(2), pytest.raises(PeerUnreachable, match=r"within 0\.3 s"):
-            await node.connect("mute@127.0.0.2")
-        monkeypatch.setattr("barnacle_trio.distribution._tls_network.HELLO_PATIENCE", 0.1)
-        with trio.fail_after(2), pytest.raises(PeerUnreachable, match="as a node without TLS does"):
+        with trio.fail_after(5), pytest.raises(PeerUnreachable, match="as a node without TLS does"):
             await node.connect("mute@127.0.0.2")
         nursery.cancel_scope.cancel()
 
@@ -251,11 +246,11 @@ GARBAGE = {
 async def test_garbage_instead_of_tls_closes_its_connection_alone(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr(_acceptor, "HANDSHAKE_TIMEOUT", 0.5)
+    monkeypatch.setattr(_acceptor, "HANDSHAKE_TIMEOUT", 1.0)
     tls = lab.options()
     async with two(tls, tls) as (one, node):
         stream = await trio.open_tcp_stream("127.0.0.1", await port_of(node))
-        with trio.fail_after(2):
+        with trio.fail_after(5):
             try:
                 await stream.send_all(GARBAGE[what])
                 answer = b"".join([bytes(part) async for part in stream])
@@ -280,7 +275,7 @@ async def test_half_open_handshakes_count_as_strangers_and_keep_nobody_out(lab: 
                 continue
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert 0 < node._doorkeeper.strangers <= _acceptor.MAX_STRANGERS
-        with trio.fail_after(1):
+        with trio.fail_after(3):
             await one.connect(node.name)
         for stream in strangers:
             await trio.aclose_forcefully(stream)

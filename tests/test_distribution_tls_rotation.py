@@ -111,7 +111,7 @@ async def test_an_expired_certificate_is_replaced_and_the_cluster_heals_at_once(
                 lambda: state(barnacle, other.name) == state(another, one.name) == "quarantined"
             )
             lab.options(file="one")
-            with trio.fail_after(2):  # a quarantine takes 5 s
+            with trio.fail_after(4):  # a quarantine takes 5 s
                 await barnacle.wait_for_nodes(1)
 
 

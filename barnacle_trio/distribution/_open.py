@@ -26,6 +26,8 @@ from barnacle_trio.etf import Limits
 
 MAX_MESSAGE = 64 * 1024 * 1024
 MOST_MESSAGE = 2**31
+TLS_SHARE = 0.7
+"""Of a dial's time, what the TLS handshake may take."""
 AROUND = 64 * 1024
 """Bytes of a message beside its largest part."""
 
@@ -117,7 +119,7 @@ async def open_node(
         hidden=hidden,
     )
     if keyring is not None:
-        network = TlsNetwork(network, keyring)
+        network = TlsNetwork(network, keyring, patience=TLS_SHARE * connect_timeout)
     async with run_node(
         options.name,
         network,

@@ -12,13 +12,6 @@ from barnacle_trio.distribution._network import Accept, Network
 from barnacle_trio.distribution._tls_files import Keyring
 from barnacle_trio.distribution._tls_stream import TlsStream
 
-HELLO_PATIENCE = 5.0
-"""Seconds in which a peer has to make the TLS handshake.
-
-Less than a dial as a whole has, so that there is time to say why: a BEAM node without TLS takes the
-greeting for the beginning of a long message, and waits 7 s for the rest.
-"""
-
 
 class TlsNetwork:
     """Puts every stream of another network into TLS.
@@ -26,11 +19,15 @@ class TlsNetwork:
     Args:
       below: the other one.
       keyring: certificates, open.
+      patience: seconds for the TLS handshake with who is dialled. Less than a dial as a whole has,
+        so that there is time to say why: a BEAM node without TLS takes the greeting for the
+        beginning of a long message, and waits 7 s for the rest.
     """
 
-    def __init__(self, below: Network, keyring: Keyring) -> None:
+    def __init__(self, below: Network, keyring: Keyring, *, patience: float) -> None:
         self._below = below
         self._keyring = keyring
+        self._patience = patience
 
     async def serve(self, accept: Accept, *, task_status: trio.TaskStatus[int]) -> None:  # noqa: ASYNC128 - passed on
         """See `Network.serve`. The TLS handshake is made by who is given the stream."""
@@ -76,7 +73,7 @@ class TlsNetwork:
             contexts = await self._keyring.contexts()
             place = self._place(location)
             secured = TlsStream(stream, contexts.dial, self._keyring.options, dialled=name)
-            with trio.move_on_after(HELLO_PATIENCE):
+            with trio.move_on_after(self._patience):
                 await secured.do_handshake()
                 return secured, place
             raise PeerUnreachable(

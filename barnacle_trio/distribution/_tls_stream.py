@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from contextlib import suppress
 from typing import Any, cast
@@ -35,6 +36,7 @@ _NO_TLS = frozenset(
         "WRONG_VERSION_NUMBER",
     }
 )
+_ALERT = re.compile(r"\balert ([a-z]+(?: [a-z]+)*)")
 _NOTHING_IN_COMMON = frozenset(
     {"NO_PROTOCOLS_AVAILABLE", "NO_SHARED_CIPHER", "UNSUPPORTED_PROTOCOL"}
 )
@@ -204,10 +206,9 @@ class _Tap:
 
 def _alert(broken: trio.BrokenResourceError) -> str | None:
     """The alert by which the peer broke off, in words; None where it sent none."""
-    error = broken.__cause__
-    reason = error.reason if isinstance(error, ssl.SSLError) else None
-    _, found, alert = (reason or "").partition("ALERT_")
-    return alert.replace("_", " ").lower() if found else None
+    # The text, as Python does not know the reason's name in every version of OpenSSL.
+    found = _ALERT.search(str(broken.__cause__).lower())
+    return None if found is None else found[1]
 
 
 def _indication(host: str) -> str | None:
