@@ -25,7 +25,7 @@ async def test_a_signal_has_it_leave_as_it_should(number: signal.Signals) -> Non
             "run", "--name", name, "--cookie", COOKIE, "--json", f"epmd:{peer.name}"
         ) as command:
             await command.event("NodeUp", node=peer.name)
-            await peer.nodes.wait_value(frozenset({name}))
+            await peer.nodes.wait_value(lambda nodes: name in nodes)
             with trio.fail_after(5):
                 ended = await command.end(number)
         await peer.nodes.wait_value(frozenset())
