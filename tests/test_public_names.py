@@ -31,8 +31,8 @@ NAMES = {
         Restarted Resumed ShutDown Status Strategy TlsOptions
         Transport barnacle_child custom_transport
         dns dns_srv epmd erlang_hosts fallback fly gossip kubernetes kubernetes_dns
-        kubernetes_dns_srv local_epmd merge only open_barnacle open_node postgres remember rename run_once
-        serve_barnacle supervise
+        kubernetes_dns_srv local_epmd merge only open_barnacle open_node postgres
+        remember rename run_once serve_barnacle supervise
     """,
     "barnacle_trio.distribution": """
         Down Exit Mailbox Node NodeOptions Process TlsOptions open_node
