@@ -1,6 +1,6 @@
 """Fuzz one parser, or all of them one after the other, guided by what their code does.
 
-    python -m tests.fuzz TARGET [--seconds N | --runs N] [--keep FOLDER]
+    python -m tests.fuzz TARGET [--seconds N] [--runs N] [--keep FOLDER]
 
 A target is one harness of `tests.fuzz.targets`; it raises on nothing but a fault: another error
 than the parser declares, or a promise that is broken (what is read and written again is read as the
@@ -42,13 +42,14 @@ TIMEOUT = 5
 def main() -> None:
     parser = argparse.ArgumentParser("python -m tests.fuzz", description="Fuzz one parser.")
     parser.add_argument("target", help="a harness by name, or all")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=int, default=60)
-    length.add_argument("--runs", type=int)
+    parser.add_argument("--seconds", type=int, help="60 if nothing is said of runs either")
+    parser.add_argument("--runs", type=int)
     parser.add_argument("--keep", type=Path, help="where what is found on the way is kept")
     parser.add_argument("--seeds", action="store_true", help="write the corpus anew instead")
     parser.add_argument("--seed", type=int, default=0, help="0: another one each time")
     options = parser.parse_args()
+    if options.seconds is options.runs is None:
+        options.seconds = 60
     if options.target == "all":
         sys.exit(_each_one(options))
     if options.seeds:
@@ -61,7 +62,7 @@ def _each_one(options: argparse.Namespace) -> int:
     from tests.fuzz.targets import TARGETS
 
     arguments = ["--seeds"] if options.seeds else []
-    arguments += [f"--seconds={options.seconds}"] if options.runs is None else []
+    arguments += [f"--seconds={options.seconds}"] if options.seconds is not None else []
     arguments += [f"--runs={options.runs}"] if options.runs is not None else []
     failed = 0
     for target in TARGETS:
@@ -104,11 +105,12 @@ def _fuzz(options: argparse.Namespace) -> None:
         sys.argv[0],
         f"-timeout={TIMEOUT}",
         "-rss_limit_mb=512",
-        "-max_len=4096",
+        "-max_len=1024",
         "-print_final_stats=1",
         f"-seed={options.seed}",
         f"-artifact_prefix={crashes}{os.sep}",
-        f"-max_total_time={options.seconds}" if options.runs is None else f"-runs={options.runs}",
+        f"-max_total_time={options.seconds or 0}",  # 0: no end
+        f"-runs={-1 if options.runs is None else options.runs}",  # -1: no end
         str(found),
         str(CORPUS / options.target),
     ]
