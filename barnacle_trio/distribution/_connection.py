@@ -68,6 +68,8 @@ class Connection:
         self.agreed = agreed
         self.agreed_bits = int(agreed)
         self.headed = Flag.FRAGMENTS in agreed
+        # Without payloads, the reason of an exit stands in its control term, which is never cut.
+        self._cuts = self.headed and Flag.EXIT_PAYLOAD in agreed
         self.hidden = hidden
         self.dialled = dialled
         self.up_since = trio.current_time()
@@ -91,6 +93,7 @@ class Connection:
         self._outbox_size = 0
         self._bulk_size = 0
         self._largest = 0  # bytes queued in one call, since nothing waited
+        self._freed = False  # somebody may say more, since the last who waited were told
         self._writing = False
         self._written_at = 0.0
         self._writer: trio.lowlevel.Task | None = None  # waits for something to write
@@ -126,15 +129,16 @@ class Connection:
         the peer takes them, and lets those of others pass.
         """
         size = len(head) + len(payload)
-        if size <= FRAGMENT and not self._lanes:
-            self.send(b"".join((size.to_bytes(4), head, bytes(payload))))
+        # No bytes of large messages, no lanes. What is in pieces is large.
+        if size <= FRAGMENT and not self._bulk_size and not isinstance(payload, Pieces):
+            self.send(b"".join((size.to_bytes(4), head, payload)))
         else:
             self._send_among_large((head, *_parts(payload)), size, parties)
 
     def send_body(self, body: bytes | Pieces, parties: Parties) -> None:
         """As `send_signal`, for a body that is in one part."""
-        if len(body) <= FRAGMENT and not self._lanes:
-            self.send(len(body).to_bytes(4) + bytes(body))
+        if len(body) <= FRAGMENT and not self._bulk_size and not isinstance(body, Pieces):
+            self.send(len(body).to_bytes(4) + body)
         else:
             self._send_among_large(_parts(body), len(body), parties)
 
@@ -142,7 +146,7 @@ class Connection:
         if self.reason is not None:
             return
         item: bytes | Transfer
-        if size > FRAGMENT and self.headed:
+        if size > FRAGMENT and self._cuts:
             self._sequence += 1
             item = Transfer(self._sequence, parts)
         else:
@@ -195,7 +199,7 @@ class Connection:
             return False
         if self._bulk_size < HIGH_WATER:
             return True
-        return (size <= FRAGMENT or not self.headed) and not self._lanes.holds(parties)
+        return (size <= FRAGMENT or not self._cuts) and not self._lanes.holds(parties)
 
     async def wait_writable(self, size: int, parties: Parties) -> None:
         """Wait until `writable`, or the connection ends."""
@@ -286,12 +290,18 @@ class Connection:
                 return
             finally:
                 self._writing = False
+                self._freed |= self._outbox_size >= HIGH_WATER
                 self._outbox_size -= sum(map(len, whole))
-                if self._outbox_size < HIGH_WATER:
-                    self._room.set()
-                    self._room = trio.Event()
+                self._make_room()
             self._written_at = perf_counter()
             self.detector.wrote()
+
+    def _make_room(self) -> None:
+        """Have those look again who wait until `writable`, if any of them may find it so."""
+        if self._outbox_size < HIGH_WATER and (self._freed or self._bulk_size < HIGH_WATER):
+            self._freed = False
+            self._room.set()
+            self._room = trio.Event()
 
     def _next_frames(self) -> tuple[list[bytes], list[bytes]]:
         """What to write next: whole frames, and behind them pieces of large messages."""
@@ -323,6 +333,7 @@ class Connection:
 
     def _free(self, transfer: Transfer) -> None:
         """Let go what waited for a large message to leave."""
+        self._freed = True
         for item in self._lanes.finish(transfer):
             self._outbox.append(item)
             if not isinstance(item, Transfer):

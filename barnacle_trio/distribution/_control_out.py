@@ -11,7 +11,7 @@ from typing import Any
 from barnacle_trio.distribution._flags import PLAIN, Flag
 from barnacle_trio.distribution._messages import Op
 from barnacle_trio.etf import Atom, Limits, Pid, Reference
-from barnacle_trio.etf._encode import encode_bare
+from barnacle_trio.etf._encode import Encoded, encode_bare
 from barnacle_trio.etf._limits import DEFAULT_LIMITS
 
 # Each function returns the whole body of a frame and raises `EncodeError` for a term that has no
@@ -184,6 +184,8 @@ def _control(op: Op, *rest: Any) -> bytes:
 
 
 def _with(control: bytes, payload: Any, agreed: Flag, limits: Limits) -> bytes:
+    if type(payload) is Encoded:  # held against the limits when it was made
+        return head(control, agreed) + payload.wire
     return bytes(encode_bare(payload, limits=limits, head=head(control, agreed)))
 
 

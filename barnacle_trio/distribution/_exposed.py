@@ -40,7 +40,7 @@ from barnacle_trio.distribution._outcome import (
     undefined,
 )
 from barnacle_trio.distribution._processes import Processes
-from barnacle_trio.etf import Atom, Pid
+from barnacle_trio.etf import Atom, EncodeError, Pid
 from barnacle_trio.etf._decode import decode_bare
 from barnacle_trio.etf._encode import Encoded, encode_bare
 
@@ -240,9 +240,12 @@ class Exposed:
         reason: Any = SHUTDOWN
         try:
             with call.scope:
-                reason = self._told(call, await self._perform(call))
-                if answer is not None:
-                    answer(reason)
+                told = self._told(call, await self._perform(call))
+                await self._wait_room(call, told)
+                if answer is None:
+                    reason = told
+                else:
+                    self._answer(call, answer, told)
                     reason = NORMAL
         finally:
             self._processes.close(call, reason)
@@ -251,6 +254,17 @@ class Exposed:
             if not calls:
                 del self._calls[call.peer]
             self._processes.work.progressed()
+
+    async def _wait_room(self, call: Call, told: Any) -> None:
+        """Wait until the caller's node can be told: it may read more slowly than we compute."""
+        size = len(told.wire) if type(told) is Encoded else 0
+        await self._processes.signals.wait_room(call.peer, size, (call.pid, None))
+
+    def _answer(self, call: Call, answer: Callable[[Any], None], told: Any) -> None:
+        try:
+            answer(told)
+        except EncodeError as error:  # it is the caller's own tag that makes it too large
+            self._log.warning("[%s] called %s: its answer is %s", call.peer, call.wanted, error)
 
     async def _perform(self, call: Call) -> Outcome:
         await trio.lowlevel.checkpoint_if_cancelled()  # killed already: do not begin
@@ -292,8 +306,10 @@ class Exposed:
             return self._checked(call, call.wanted.phrase(self._crashed(call, error)))
 
     def _checked(self, call: Call, term: Any) -> Any:
-        encoded = bytes(encode_bare(term))
-        return decode_bare(encoded)[0] if call.peer == self._local else Encoded(encoded)
+        encoded = bytes(encode_bare(term, limits=self._processes.signals.limits))
+        if call.peer == self._local:
+            return decode_bare(encoded, limits=self._processes.signals.limits)[0]
+        return Encoded(encoded)
 
 
 def _key(names: Any) -> tuple[Atom, Atom]:

@@ -13,18 +13,20 @@ from struct import Struct
 from typing import Any
 
 from barnacle_trio._errors import RemoteProtocolError
-from barnacle_trio.distribution._control_in import Control, complete, parse_control
-from barnacle_trio.distribution._messages import Message, Unread
+from barnacle_trio.distribution._control_in import complete, parse_control
+from barnacle_trio.distribution._messages import Message, Unknown, Unread
 from barnacle_trio.etf import DecodeError, Limits
 from barnacle_trio.etf._decode import decode_bare
 from barnacle_trio.etf._errors import BeyondLimits
 
 FRAGMENT = 64 * 1024
 """Bytes of a message above which it is cut, and of each piece. As OTP cuts."""
-MAX_UNFINISHED = 1024
+MAX_UNFINISHED = 10_000
 """Messages of one peer that may be on their way in pieces at once."""
+MAX_UNFINISHED_BYTES = 256 * 1024 * 1024
+"""What they may hold together. A BEAM has as many on their way as processes that send any."""
 MAX_UNFINISHED_SHARE = 4
-"""What they may hold together, as a multiple of the largest message."""
+"""The same as a multiple of the largest message, where that is more."""
 
 _FIRST = 0x45
 _NEXT = 0x46
@@ -84,12 +86,16 @@ class Transfer:
 class Reassembly:
     """Puts the messages of one peer together again.
 
+    Where all that is unfinished together would hold too much, the message that grows is dropped:
+    the peer cannot know what others of its processes have sent.
+
     Args:
       limits: for each term; ``max_bytes`` bounds what is held of a message.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._room = max(MAX_UNFINISHED_BYTES, MAX_UNFINISHED_SHARE * limits.max_bytes)
         self._unfinished: dict[int, _Assembly] = {}
         self._held = 0
 
@@ -101,14 +107,14 @@ class Reassembly:
 
         Raises:
           RemoteProtocolError: a piece that does not belong here, a message beyond the limits, or
-            too much on its way at once.
+            too many on their way at once.
         """
         if len(body) < _HEAD_BODY:
             raise RemoteProtocolError("a fragment ends within its header")
         sequence, number = _IDS.unpack_from(body, 2)
         if body[1] == _FIRST:
             assembly = self._begin(body, sequence, number)
-            size = assembly.begin(body)
+            size = assembly.size
         else:
             found = self._unfinished.get(sequence)
             if found is None:
@@ -118,19 +124,21 @@ class Reassembly:
             assembly = found
             size = assembly.add(body, _HEAD_BODY)
         self._held += size
-        if assembly.size > self._limits.max_bytes:
+        if assembly.payload_size > self._limits.max_bytes:
             raise RemoteProtocolError(
                 f"a message of more than {self._limits.max_bytes} bytes, in fragments"
             )
-        if self._held > MAX_UNFINISHED_SHARE * self._limits.max_bytes:
-            raise RemoteProtocolError(f"{self._held} bytes of unfinished messages")
+        if self._held > self._room:
+            self._held -= assembly.drop("one large message too many at once")
+            if self._held > self._room:
+                raise RemoteProtocolError("too many unfinished messages")
         assembly.missing = number - 1
         if assembly.missing:
             self._unfinished[sequence] = assembly
             return None
         self._unfinished.pop(sequence, None)
         self._held -= assembly.size
-        return complete(assembly.control, assembly.payload(self._limits)), assembly.size
+        return assembly.message(self._limits), assembly.size
 
     def _begin(self, body: bytes, sequence: int, number: int) -> _Assembly:
         if sequence in self._unfinished:
@@ -142,41 +150,67 @@ class Reassembly:
         if body[_HEAD_BODY : _HEAD_BODY + 1] != b"\0":
             raise RemoteProtocolError("a fragment refers to an atom cache that was not agreed on")
         control = parse_control(body, _HEAD_BODY + 1, self._limits)
+        if control.end > _HEAD_BODY + FRAGMENT:
+            raise RemoteProtocolError(f"a control message of {control.end - _HEAD_BODY} bytes")
+        assembly = _Assembly(body, control.end)
         if not control.has_payload:
-            raise _unexpected("is of a control message without payload")
-        return _Assembly(control)
+            if not isinstance(complete(control, None), Unknown):
+                raise _unexpected("is of a control message without payload")
+            assembly.drop("not known")
+        return assembly
 
 
 class _Assembly:
     """One message that arrives in pieces.
 
     A payload that is one binary is by far the most usual among large ones: its header is taken off
-    when it begins, so that what was put together is the value, and is not copied once more.
+    when it begins, so that what was put together is the value, and is not copied once more. The
+    control term is kept as bytes, which are what is counted.
+
+    Args:
+      body: of the first piece.
+      at: where the control term in it ends.
     """
 
-    __slots__ = ("_announced", "_payload", "control", "missing", "size")
+    __slots__ = ("_announced", "_control", "_dropped", "_payload", "missing", "size")
 
-    def __init__(self, control: Control) -> None:
-        self.control = control
+    def __init__(self, body: bytes, at: int) -> None:
+        self._control = body[_HEAD_BODY + 1 : at]
         self.missing = 0  # pieces
-        self.size = 0  # bytes
+        self.size = len(self._control)  # bytes
         self._payload = io.BytesIO()
+        self._dropped: str | None = None  # why
         self._announced: int | None = None  # size of the binary that the payload is
-
-    def begin(self, body: bytes) -> int:
-        at = self.control.end
         if len(body) >= at + 5 and body[at] == _BINARY:
             (self._announced,) = _BINARY_SIZE.unpack_from(body, at + 1)
-            self.size = 5
-            return 5 + self.add(body, at + 5)
-        return self.add(body, at)
+            self.size += 5
+            at += 5
+        self.add(body, at)
+
+    @property
+    def payload_size(self) -> int:
+        return self.size - len(self._control)
 
     def add(self, body: bytes, at: int) -> int:
+        if self._dropped is not None:
+            return 0
         size = self._payload.write(memoryview(body)[at:])
         self.size += size
         return size
 
-    def payload(self, limits: Limits) -> Any:
+    def drop(self, why: str) -> int:
+        """Keep nothing but what tells whose it is; gives how many bytes less that holds."""
+        before, self.size = self.size, len(self._control)
+        self._payload = io.BytesIO()
+        self._dropped = why
+        return before - self.size
+
+    def message(self, limits: Limits) -> Message:
+        return complete(parse_control(self._control, 0, limits), self._read(limits))
+
+    def _read(self, limits: Limits) -> Any:
+        if self._dropped is not None:
+            return Unread(self._dropped)
         data = self._payload.getvalue()
         if self._announced is None:
             try:

@@ -8,7 +8,7 @@ reference manual).
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import TypeAlias
 
 from barnacle_trio.distribution._fragments import Transfer
@@ -23,6 +23,11 @@ Item: TypeAlias = bytes | Transfer
 
 MAX_PAIRS = 64
 """Pairs of sender and receiver in a lane; one with more holds whatever comes."""
+MAX_UNDER_WAY = 4
+"""Large messages that go at once; others wait in some lane.
+
+No more than a node of ours takes at once, each being the largest that it takes.
+"""
 
 
 class Lanes:
@@ -30,6 +35,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self._lanes: list[_Lane] = []
+        self._under_way: dict[Transfer, _Lane] = {}
 
     def __len__(self) -> int:
         return len(self._lanes)
@@ -45,66 +51,81 @@ class Lanes:
         """
         concerned = [lane for lane in self._lanes if lane.concerns(parties)]
         if not concerned:
-            if isinstance(item, Transfer):
-                self._lanes.append(_Lane(item, parties))
-            return False
+            if not isinstance(item, Transfer):
+                return False
+            if len(self._under_way) < MAX_UNDER_WAY:
+                lane = self._under_way[item] = _Lane(item, parties)
+                self._lanes.append(lane)
+                return False
+            concerned = [min(self._lanes, key=len)]
         first, *others = concerned
         for other in others:  # it waits for all of them: from here on they are one
             self._lanes.remove(other)
             first.join(other)
+            self._under_way.update(dict.fromkeys(other.under_way, first))
         first.append(parties, item)
         return True
 
     def finish(self, transfer: Transfer) -> list[Item]:
         """What may go now that a large message has left. A `Transfer` among it is the last."""
-        for lane in self._lanes:
-            if transfer in lane.under_way:
-                lane.under_way.remove(transfer)
-                if lane.under_way:
-                    return []
-                freed = lane.release()
-                if not lane.under_way:
-                    self._lanes.remove(lane)
-                return freed
-        raise ValueError("no such message is under way")
+        lane = self._under_way.pop(transfer)
+        freed = lane.finish(transfer)
+        if not lane.under_way:
+            self._lanes.remove(lane)
+        elif freed:
+            self._under_way.update(dict.fromkeys(lane.under_way, lane))
+        return freed
 
 
 class _Lane:
-    """Large messages that have begun, and in order what waits until all of them are through."""
+    """Large messages that have begun, and in order what waits until all of them are through.
+
+    ``len()`` is how much waits.
+    """
 
     __slots__ = ("_pairs", "_waiting", "under_way")
 
     def __init__(self, transfer: Transfer, parties: Parties) -> None:
-        self.under_way = {transfer}
-        self._pairs = {parties}
-        self._waiting: deque[Item] = deque()
+        self.under_way = {transfer: parties}
+        self._pairs = Counter((parties,))  # of all that is under way or waits
+        self._waiting: deque[tuple[Parties, Item]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def concerns(self, parties: Parties) -> bool:
         pairs = self._pairs
-        return (
-            parties in pairs
-            or len(pairs) > MAX_PAIRS
-            or any(_may_be(parties[0], a) and _may_be(parties[1], b) for a, b in pairs)
-        )
+        if parties in pairs or len(pairs) > MAX_PAIRS:
+            return True
+        sender, receiver = parties
+        return any(_may_be(sender, one) and _may_be(receiver, other) for one, other in pairs)
 
     def append(self, parties: Parties, item: Item) -> None:
-        if len(self._pairs) <= MAX_PAIRS:
-            self._pairs.add(parties)
-        self._waiting.append(item)
+        self._pairs[parties] += 1
+        self._waiting.append((parties, item))
 
     def join(self, other: _Lane) -> None:
         self.under_way |= other.under_way
-        self._pairs |= other._pairs
+        self._pairs += other._pairs
         self._waiting += other._waiting
 
-    def release(self) -> list[Item]:
+    def finish(self, transfer: Transfer) -> list[Item]:
+        self._let_go(self.under_way.pop(transfer))
         freed: list[Item] = []
         while self._waiting and not self.under_way:
-            item = self._waiting.popleft()
+            parties, item = self._waiting.popleft()
             freed.append(item)
             if isinstance(item, Transfer):
-                self.under_way.add(item)
+                self.under_way[item] = parties
+            else:
+                self._let_go(parties)
         return freed
+
+    def _let_go(self, parties: Parties) -> None:
+        """Hold no longer who has nothing here any more, or a lane with much to do would fill up."""
+        self._pairs[parties] -= 1
+        if not self._pairs[parties]:
+            del self._pairs[parties]
 
 
 def _may_be(one: Party, other: Party) -> bool:

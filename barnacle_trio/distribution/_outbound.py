@@ -185,3 +185,11 @@ class Outbound:
             await connection.wait_writable(len(encoded), between)
         connection.send_body(encoded, between)
         return connection.reason is None
+
+    async def wait_room(self, peer: NodeName, size: int, between: Parties) -> None:
+        """Wait until a peer has room for a signal of about that many bytes, or is lost."""
+        connection = self._peers.get(peer)
+        if connection is None:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await connection.wait_writable(size, between)

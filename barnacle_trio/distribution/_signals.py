@@ -10,8 +10,9 @@ import trio
 
 from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
+from barnacle_trio.distribution._lanes import Parties
 from barnacle_trio.distribution._outbound import Outbound
-from barnacle_trio.etf import Pid
+from barnacle_trio.etf import Limits, Pid
 from barnacle_trio.etf._decode import decode_bare
 from barnacle_trio.etf._encode import Encoded
 
@@ -72,6 +73,18 @@ class Signals:
             then()
         else:
             self._outbound.reach_soon(peer, then)
+
+    @property
+    def limits(self) -> Limits:
+        """For what is sent."""
+        return self._outbound.limits
+
+    async def wait_room(self, peer: NodeName, size: int, between: Parties) -> None:
+        """Wait until a node has room for a signal of about so many bytes, or is lost."""
+        if peer == self._local:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await self._outbound.wait_room(peer, size, between)
 
     async def reach(self, peer: NodeName) -> None:
         """Connect a peer, unless it is this node.
