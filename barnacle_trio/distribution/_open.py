@@ -77,7 +77,9 @@ async def open_node(
       insecure_cookie: accept a cookie of fewer than 16 characters although the node can be reached
         from beyond loopback.
       max_message: bytes of the largest message, either way; what stands around a binary of that
-        size comes on top. A peer that sends a larger one is disconnected.
+        size comes on top. A peer that sends a larger one is disconnected. Where those that are on
+        their way from one peer at once come to more than four times that, and than 256 MiB, one
+        is dropped, and told in the log.
 
     Raises:
       ConfigurationError: an argument, a flag, the cookie file or a certificate cannot work, or the
