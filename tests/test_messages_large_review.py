@@ -26,7 +26,7 @@ from barnacle_trio.distribution._frames import FrameDecoder, frame
 from barnacle_trio.distribution._handshake import Identity
 from barnacle_trio.distribution._lanes import MAX_PAIRS, MAX_UNDER_WAY, Lanes, Parties
 from barnacle_trio.distribution._messages import Unread
-from barnacle_trio.etf import Atom, Limits, Pid
+from barnacle_trio.etf import Atom, EncodeError, Limits, Pid
 from barnacle_trio.etf._encode import encode_bare
 from tests.beam import COOKIE, unique
 from tests.erlang import Erlang
@@ -409,6 +409,29 @@ async def test_max_message_is_for_what_functions_return_too() -> None:
             with pytest.raises(RemoteError, match="more than"):
                 await caller.rpc(callee.name, "m", "large", 300_000)
             assert len(await caller.rpc(callee.name, "m", "large", 100_000)) == 100_000
+
+
+@epmd
+async def test_max_message_is_for_what_a_node_tells_itself_too() -> None:
+    async def echo(data: bytes) -> bytes:
+        return data
+
+    async with (
+        open_node(unique("py"), cookie=COOKIE, max_message=70 * MIB) as node,
+        trio.open_nursery() as nursery,
+    ):
+        await nursery.start(node.serve_process, "echo", echo)
+        with node.expose({("m", "echo"): echo}), trio.fail_after(PATIENCE):
+            data = bytes(69 * MIB)
+            assert await node.call(("echo", node.name), data) == data
+            assert await node.rpc(node.name, "m", "echo", data) == data
+        nursery.cancel_scope.cancel()
+    async with open_node(unique("py"), cookie=COOKIE, max_message=100_000) as node:
+        with node.expose({("m", "echo"): echo}):
+            with pytest.raises(EncodeError, match="more than"):
+                await node.call(("echo", node.name), bytes(300_000))
+            with pytest.raises(EncodeError, match="more than"):
+                await node.rpc(node.name, "m", "echo", bytes(300_000))
 
 
 @epmd

@@ -138,7 +138,7 @@ class Messaging:
         tag = ImproperList((ALIAS,), ref)
         message = self._message(target, (GEN_CALL, (self._pid, tag), request))
         if peer == self._local:
-            message = _copied(message)
+            message = self._copied(message)
         self._processes.add_alias(ref, lambda reply: outcome.reply(reply, ref))
         try:
             self._processes.monitors.add(ref, peer, target, self._pid, outcome.down)
@@ -168,7 +168,7 @@ class Messaging:
             return
         if peer == self._local:
             await trio.lowlevel.checkpoint_if_cancelled()
-            self._processes.emit(peer, _copied(message))
+            self._processes.emit(peer, self._copied(message))
         else:
             await self._outbound.offer(peer, message)
 
@@ -198,6 +198,12 @@ class Messaging:
         if isinstance(dest, Pid):
             return control.Send(self._pid, dest, payload)
         return control.RegSend(self._pid, dest, payload)
+
+    def _copied(self, message: Any) -> Any:
+        """A message to a process of our own, as if it had been to another node and back."""
+        encoded = encode(message.payload, limits=self._limits)
+        payload = decode(encoded, limits=self._limits)
+        return type(message)(message.sender, message.to, payload)
 
 
 class _Outcome:
@@ -230,11 +236,6 @@ class _Outcome:
         if self._is_down:
             raise ProcessDown(self._down)
         return self._reply
-
-
-def _copied(message: Any) -> Any:
-    """A message to a process of our own, as if it had been to another node and back."""
-    return type(message)(message.sender, message.to, decode(encode(message.payload)))
 
 
 def exit_reason(error: BaseException) -> Any:

@@ -66,7 +66,8 @@ class Calls:
         result = self._processes.identifiers.make_reference()
         arguments = [result, *names, list(args)]
         if peer == self._local:
-            arguments = decode(encode(arguments))  # as if they had been to another node
+            limits = self._outbound.limits  # as if they had been to another node
+            arguments = decode(encode(arguments, limits=limits), limits=limits)
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
             await self._make_room(peer, arguments)
