@@ -39,10 +39,9 @@ BATCHES: dict[str, list[Callable[[], Awaitable[Result]]]] = {
         partial(processes.leaving, seconds=6),
         partial(processes.rolling_restart, rounds=1),
     ],
-    "nodes of one host": [
-        loopback.crossing,
-        loopback.port_mapper,
-    ],
+    # One at a time: these two choose the port mapper of the whole process.
+    "dials that cross": [loopback.crossing],
+    "port mappers that die": [loopback.port_mapper],
     "processes that stop": [
         processes.frozen,
         partial(random_faults.at_random, seconds=25),
