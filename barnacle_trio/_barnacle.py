@@ -26,7 +26,7 @@ from barnacle_trio._events import (
 )
 from barnacle_trio._leaving import LEAVE_TIMEOUT, have_drain, have_leave
 from barnacle_trio._listeners import Listeners
-from barnacle_trio._names import NodeName, shorten
+from barnacle_trio._names import NodeName, shorten, show
 from barnacle_trio._options import Options, check_seconds
 from barnacle_trio._poller import Poller
 from barnacle_trio._process import MAX_CALLS, BarnacleProcess
@@ -235,7 +235,7 @@ class Barnacle:
         """
         if not is_count(max_buffer_size, least=1):
             raise ConfigurationError(
-                f"max_buffer_size is an int of at least 1, not {shorten(repr(max_buffer_size))}"
+                f"max_buffer_size is an int of at least 1, not {show(max_buffer_size)}"
             )
         self._check_open()
         now = trio.current_time()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 from barnacle_trio._errors import ConfigurationError
-from barnacle_trio._names import NodeName, shorten
+from barnacle_trio._names import NodeName, show
 from barnacle_trio._transport import Transport
 
 Change = Callable[[NodeName], Coroutine[Any, Any, None]]
@@ -78,7 +78,7 @@ def custom_transport(
             )
     for part, value in given.items():
         if part != "name" and value is not None and not callable(value):
-            raise ConfigurationError(f"{part} is an async function, not {shorten(repr(value))}")
+            raise ConfigurationError(f"{part} is an async function, not {show(value)}")
     inherited = ["drain", "serve_process"]
     if list_nodes is None:
         inherited += ["subscribe", "list_visible"]

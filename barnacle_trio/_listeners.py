@@ -9,7 +9,7 @@ import trio
 
 from barnacle_trio._errors import ConfigurationError
 from barnacle_trio._events import Event, Missed, ShutDown
-from barnacle_trio._names import NodeName, shorten
+from barnacle_trio._names import NodeName, show
 
 Listener = trio.MemorySendChannel[Event]
 """Where a barnacle sends its events: the send end of a memory channel with a buffer."""
@@ -112,7 +112,7 @@ def check_listener(listener: object) -> None:
         )
         raise ConfigurationError(
             "a listener is the send end of trio.open_memory_channel(size), not "
-            f"{hint or shorten(repr(listener))}"
+            f"{hint or show(listener)}"
         )
     if listener.statistics().max_buffer_size == 0:
         raise ConfigurationError(

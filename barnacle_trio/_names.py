@@ -76,6 +76,13 @@ def shorten(value: object, limit: int = 80) -> str:
     return cut if len(text) <= limit else f"{cut}..."
 
 
+def show(value: object, limit: int = 80) -> str:
+    """A value as it is written in Python, escaped and shortened like that."""
+    text = repr(value)
+    cut = "".join(each if " " <= each <= "~" else ascii(each)[1:-1] for each in text[:limit])
+    return cut if len(text) <= limit else f"{cut}..."
+
+
 Match: TypeAlias = str | Callable[[NodeName], bool]
 """A choice of node names: a glob over the whole name (``"my_app@*"``), or a predicate."""
 

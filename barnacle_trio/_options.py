@@ -13,7 +13,7 @@ import trio
 from barnacle_trio._errors import ConfigurationError
 from barnacle_trio._events import Event
 from barnacle_trio._listeners import Listener, check_listener
-from barnacle_trio._names import NodeName, shorten
+from barnacle_trio._names import NodeName, show
 from barnacle_trio._plan import Prune, Rules
 from barnacle_trio._supervisor import RestartPolicy, is_count
 
@@ -202,4 +202,4 @@ def check_seconds(what: str, value: object, *, zero: bool = False, finite: bool 
 
 
 def _show(value: object) -> str:
-    return shorten(repr(value))
+    return show(value)

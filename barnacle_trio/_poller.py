@@ -14,7 +14,7 @@ from barnacle_trio._engine import Engine, Round
 from barnacle_trio._errors import BarnacleCrashed, DiscoveryError
 from barnacle_trio._events import Event, Refreshed, RefreshFailed, RefreshResult, Restarted
 from barnacle_trio._logs import ALSO_AN_EVENT
-from barnacle_trio._names import shorten
+from barnacle_trio._names import shorten, show
 from barnacle_trio._options import Options
 from barnacle_trio._strategy import NotAllYet
 from barnacle_trio._supervisor import Intensity
@@ -320,7 +320,7 @@ def _kind(error: Exception) -> object:
 
 
 def _as_discovery_error(error: Exception) -> DiscoveryError:
-    translated = DiscoveryError(f"the strategy crashed: {shorten(repr(error), 200)}")
+    translated = DiscoveryError(f"the strategy crashed: {show(error, 200)}")
     translated.__cause__ = error
     return translated
 

@@ -9,7 +9,7 @@ from functools import partial
 import trio
 
 from barnacle_trio._errors import BarnacleCrashed
-from barnacle_trio._names import NodeName, shorten
+from barnacle_trio._names import NodeName, show
 from barnacle_trio._options import Options
 from barnacle_trio._strategy import ServedStrategy
 from barnacle_trio._supervisor import Intensity
@@ -101,7 +101,7 @@ def _log(barnacle: str, error: Exception, delay: float, kinds: set[str]) -> None
     logger.warning(
         "[%s] the strategy's service crashed: %s; started again in %.1f s",
         barnacle,
-        shorten(repr(error), 200),
+        show(error, 200),
         delay,
         exc_info=None if expected else error,
     )

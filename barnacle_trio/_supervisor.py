@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import trio
 
 from barnacle_trio._errors import BarnacleCrashed, ConfigurationError
-from barnacle_trio._names import shorten
+from barnacle_trio._names import shorten, show
 
 logger = logging.getLogger("barnacle_trio.supervisor")
 
@@ -38,12 +38,11 @@ class RestartPolicy:
     def __post_init__(self) -> None:
         if self.max_restarts is not None and not is_count(self.max_restarts, least=0):
             raise ConfigurationError(
-                "max_restarts is None or an int of at least 0, "
-                f"not {shorten(repr(self.max_restarts))}"
+                f"max_restarts is None or an int of at least 0, not {show(self.max_restarts)}"
             )
         if not self.within > 0:
             raise ConfigurationError(
-                f"within is a number of seconds, more than 0, not {shorten(repr(self.within))}"
+                f"within is a number of seconds, more than 0, not {show(self.within)}"
             )
 
 
@@ -110,13 +109,11 @@ class ChildSpec:
     def __post_init__(self) -> None:
         if not callable(self.run):
             raise ConfigurationError(
-                f"run of the child {shorten(self.name)} is an async function, "
-                f"not {shorten(repr(self.run))}"
+                f"run of the child {shorten(self.name)} is an async function, not {show(self.run)}"
             )
         if self.restart not in ("permanent", "transient", "temporary"):
             raise ConfigurationError(
-                "restart is 'permanent', 'transient' or 'temporary', "
-                f"not {shorten(repr(self.restart))}"
+                f"restart is 'permanent', 'transient' or 'temporary', not {show(self.restart)}"
             )
 
 

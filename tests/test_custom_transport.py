@@ -103,7 +103,7 @@ async def _function(*_args: Any) -> Any: ...
         ({}, "needs name, connect, disconnect, list_nodes too"),
         ({"connect": _function, "disconnect": _function, "name": "a@h"}, "needs list_nodes too"),
         ({"base": object()}, "the base of a custom transport lacks name, connect"),
-        ({"base": FakeTransport(), "connect": 7}, "connect is an async function, not '7'"),
+        ({"base": FakeTransport(), "connect": 7}, "connect is an async function, not 7"),
         ({"base": FakeTransport(), "name": "no-name"}, "no '@'"),
         ({"base": FakeTransport(), "name": 7}, "a node name is a str"),
     ],

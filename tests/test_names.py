@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from barnacle_trio import ConfigurationError, NodeName
-from barnacle_trio._names import matcher, shorten
+from barnacle_trio._names import matcher, shorten, show
 
 
 def test_a_name_is_a_str_with_two_parts() -> None:
@@ -85,6 +85,26 @@ def test_matching(match: object, fits: bool) -> None:
 def test_what_peers_say_is_shortened_and_escaped() -> None:
     assert shorten("a\nb\u202e") == "'a\\nb\\u202e'"
     assert len(shorten("x" * 10_000)) < 100
+
+
+class _Odd:
+    def __repr__(self) -> str:
+        return "odd\n\u202e"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0, "0"),
+        ("x", "'x'"),
+        (["a"], "['a']"),
+        ("a\nb\u202e", "'a\\nb\\u202e'"),
+        (_Odd(), "odd\\n\\u202e"),
+        ("x" * 10_000, "'" + "x" * 79 + "..."),
+    ],
+)
+def test_what_a_user_gave_is_shown_as_it_would_be_written(value: object, shown: str) -> None:
+    assert show(value) == shown
 
 
 @pytest.mark.parametrize("glob", ["[", "a[b", "a[!", "a[]", "[[]a[", "", "a b", "a@b@c", "\u00e4*"])

@@ -22,7 +22,7 @@ from barnacle_trio._errors import (
     RemoteError,
 )
 from barnacle_trio._logs import RateLimited
-from barnacle_trio._names import NodeName, shorten
+from barnacle_trio._names import NodeName, shorten, show
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._async_functions import why_not_async
 from barnacle_trio.distribution._inbox import NORMAL, Inbox
@@ -90,7 +90,7 @@ class _Entry:
     """An exposed function, and how many arguments it takes."""
 
     def __init__(self, function: Function) -> None:
-        shown = shorten(repr(function))
+        shown = show(function)
         fault = why_not_async(function)
         if fault is not None:
             raise ConfigurationError(f"what is exposed is an async function; {shown} {fault}")
@@ -293,7 +293,7 @@ class Exposed:
             "[%s] called %s, which raised %s",
             call.peer,
             call.wanted,
-            shorten(repr(error), 200),
+            show(error, 200),
             error=error,
         )
         return Outcome(ERROR, exit_reason(error))
@@ -319,7 +319,7 @@ def _key(names: Any) -> tuple[Atom, Atom]:
         module = function = names  # which is complained of below
     if isinstance(names, str) or type(module) is not Atom or type(function) is not Atom:
         raise ConfigurationError(
-            f"a function is exposed as ('module', 'function'), not {shorten(repr(names))}"
+            f"a function is exposed as ('module', 'function'), not {show(names)}"
         )
     return module, function
 

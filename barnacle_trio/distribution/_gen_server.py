@@ -12,7 +12,7 @@ import trio
 
 from barnacle_trio._errors import ConfigurationError, ProcessExit
 from barnacle_trio._logs import RateLimited
-from barnacle_trio._names import shorten
+from barnacle_trio._names import shorten, show
 from barnacle_trio._supervisor import Intensity, RestartPolicy, is_count
 from barnacle_trio.distribution._async_functions import why_not_async
 from barnacle_trio.distribution._inbox import NORMAL, Inbox
@@ -268,7 +268,7 @@ class _Life:
 
 
 def _check_handler(handler: object) -> None:
-    shown = shorten(repr(handler))
+    shown = show(handler)
     if isinstance(handler, type):
         raise ConfigurationError(f"the handler is the class {shown}: call it to make one")
     if isinstance(handler, Awaitable):
@@ -289,7 +289,7 @@ def _check_handler(handler: object) -> None:
 
 def _check_count(what: str, number: object) -> None:
     if not is_count(number, least=1):
-        raise ConfigurationError(f"{what} is an int of at least 1, not {shorten(repr(number))}")
+        raise ConfigurationError(f"{what} is an int of at least 1, not {show(number)}")
 
 
 def _kind(error: Exception) -> object:

@@ -16,7 +16,7 @@ from barnacle_trio._errors import (
     RemoteProtocolError,
 )
 from barnacle_trio._logs import RateLimited
-from barnacle_trio._names import NodeName, shorten
+from barnacle_trio._names import NodeName, shorten, show
 from barnacle_trio._scopes import open_background
 from barnacle_trio._transport import PeerChange, PeerDown
 from barnacle_trio._values import AsyncValue
@@ -248,7 +248,7 @@ class Node(Talking):
           trio.ClosedResourceError: this node was left.
         """
         if not 0 <= grace < math.inf:
-            raise ConfigurationError(f"grace is a number of seconds, not {shorten(repr(grace))}")
+            raise ConfigurationError(f"grace is a number of seconds, not {show(grace)}")
         if self._departure is None:
             self._check_here()
             self._departure = Departure(

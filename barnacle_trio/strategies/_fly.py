@@ -12,7 +12,7 @@ from dns.asyncresolver import Resolver
 from dns.rdtypes.ANY.TXT import TXT
 
 from barnacle_trio._errors import ConfigurationError, DiscoveryError
-from barnacle_trio._names import Match, shorten
+from barnacle_trio._names import Match, shorten, show
 from barnacle_trio._strategy import Strategy
 from barnacle_trio.strategies._addresses import erlang_text
 from barnacle_trio.strategies._ask import ASK, Basename, Naming
@@ -64,7 +64,7 @@ def fly(
       ConfigurationError: nothing names an app, or something is none, nor a region.
     """
     if host not in {"address", "machine"}:
-        raise ConfigurationError(f"host is 'address' or 'machine', not {shorten(repr(host))}")
+        raise ConfigurationError(f"host is 'address' or 'machine', not {show(host)}")
     apps = _several("app", app, _APP) or (_environ("FLY_APP_NAME", _APP, "an app"),)
     regions = _several("region", region, _REGION)
     if _HERE in regions:
@@ -192,7 +192,7 @@ def _several(what: str, given: object, form: re.Pattern[str]) -> tuple[str, ...]
     found: dict[str, None] = {}
     for each in several:
         if not isinstance(each, str) or not form.fullmatch(each):
-            raise ConfigurationError(f"{shorten(repr(each))} is no {what} of Fly.io")
+            raise ConfigurationError(f"{show(each)} is no {what} of Fly.io")
         found[each] = None
     if not found:
         raise ConfigurationError(f"{what} is empty; leave it out")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import trio
 
 from barnacle_trio._errors import ConfigurationError
-from barnacle_trio._names import Match, NodeName, shorten
+from barnacle_trio._names import Match, NodeName, show
 from barnacle_trio._strategy import ServedStrategy, asked_by_nobody, asked_once
 from barnacle_trio.strategies._gossip_group import DEFAULT_GROUP, checked_group, is_here
 from barnacle_trio.strategies._gossip_members import Admission, Members, Rules
@@ -154,7 +154,7 @@ class _Gossip:
 
 def _checked_secret(secret: str | bytes | None, *, insecure: bool, wire: WireName) -> bytes | None:
     if wire not in ("libcluster", "sealed"):
-        raise ConfigurationError(f"wire is 'libcluster' or 'sealed', not {shorten(repr(wire))}")
+        raise ConfigurationError(f"wire is 'libcluster' or 'sealed', not {show(wire)}")
     if secret is None:
         if wire == "sealed":
             raise ConfigurationError("wire='sealed' needs a secret")
@@ -178,11 +178,11 @@ def _check_times(interval: tuple[float, float], expire_after: float) -> None:
         fits = 0 <= least <= most < expire_after and most > 0
     except (TypeError, ValueError):
         raise ConfigurationError(
-            f"interval is two numbers of seconds, not {shorten(repr(interval))}"
+            f"interval is two numbers of seconds, not {show(interval)}"
         ) from None
     if not fits:
         raise ConfigurationError(
-            f"interval={interval!r} and expire_after={shorten(repr(expire_after))} do not fit: the "
+            f"interval={interval!r} and expire_after={show(expire_after)} do not fit: the "
             "first number of seconds is at most the second one, which is less than expire_after"
         )
 

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
 from barnacle_trio._errors import ConfigurationError
-from barnacle_trio._names import shorten
+from barnacle_trio._names import shorten, show
 
 DEFAULT_GROUP = "233.252.1.32"  # libcluster's, since its 3.3.0
 BROADCAST = "255.255.255.255"
@@ -165,18 +165,16 @@ def checked_group(
     try:
         address = ip_address(group)
     except ValueError as error:
-        raise ConfigurationError(
-            f"group is a literal address, not {shorten(repr(group))}"
-        ) from error
+        raise ConfigurationError(f"group is a literal address, not {show(group)}") from error
     if isinstance(address, IPv6Address) and address.scope_id:
         raise ConfigurationError(f"write {shorten(group)} without a zone, and interface=...")
     if broadcast and str(address) == DEFAULT_GROUP:
         address = IPv4Address(BROADCAST)
     _check_kind(address, broadcast)
     if not _is_int(port, 1, 65535):
-        raise ConfigurationError(f"port is a number from 1 to 65535, not {shorten(repr(port))}")
+        raise ConfigurationError(f"port is a number from 1 to 65535, not {show(port)}")
     if not _is_int(ttl, 0, 255):
-        raise ConfigurationError(f"ttl is a number from 0 to 255, not {shorten(repr(ttl))}")
+        raise ConfigurationError(f"ttl is a number from 0 to 255, not {show(ttl)}")
     return Group(
         address=address,
         port=port,
@@ -215,7 +213,7 @@ def _checked_interface(
             chosen = IPv4Address(interface)
     else:
         raise ConfigurationError(
-            f"interface is a name, an index or an address, not {shorten(repr(interface))}"
+            f"interface is a name, an index or an address, not {show(interface)}"
         )
     if broadcast and chosen is not None and not hasattr(socket, "SO_BINDTODEVICE"):
         raise ConfigurationError("this system cannot broadcast through a chosen interface")

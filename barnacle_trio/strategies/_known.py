@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import trio
 
 from barnacle_trio._errors import ConfigurationError
-from barnacle_trio._names import NodeName, shorten
+from barnacle_trio._names import NodeName, show
 from barnacle_trio._strategy import Strategy, sift
 
 
@@ -21,7 +21,7 @@ def epmd(nodes: Iterable[str]) -> Strategy:
       ConfigurationError: something in the list is not a node name; the message says which.
     """
     if isinstance(nodes, (str, bytes)) or not isinstance(nodes, Iterable):
-        raise ConfigurationError(f"epmd() takes a list of node names, not {shorten(repr(nodes))}")
+        raise ConfigurationError(f"epmd() takes a list of node names, not {show(nodes)}")
     names, rejected = sift(nodes)
     if rejected:
         raise ConfigurationError("; ".join(str(error) for error in rejected.values()))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from barnacle_trio._errors import ConfigurationError, DiscoveryError
-from barnacle_trio._names import Match, shorten
+from barnacle_trio._names import Match, show
 from barnacle_trio._strategy import Strategy
 from barnacle_trio.strategies._ask import Basename, Naming
 from barnacle_trio.strategies._kube_access import SERVICE_ACCOUNT, Access, read_service_account
@@ -134,7 +134,7 @@ def _selectors(lookup: Lookup, selector: str | None, service: str | None) -> tup
     """The label and the field selector to ask with."""
     if selector is not None and not (str(selector).strip() and str(selector).isprintable()):
         raise ConfigurationError(
-            f"selector is a label selector, e.g. 'app=my-app', not {shorten(repr(selector))}"
+            f"selector is a label selector, e.g. 'app=my-app', not {show(selector)}"
         )
     labels = [] if selector is None else [selector]
     fields = ""
@@ -165,10 +165,10 @@ def _check_choice(what: str, given: object, choices: object) -> None:
     known = get_args(choices)
     if given not in known:
         raise ConfigurationError(
-            f"{what} is one of {', '.join(map(repr, known))}, not {shorten(repr(given))}"
+            f"{what} is one of {', '.join(map(repr, known))}, not {show(given)}"
         )
 
 
 def _check_name(what: str, given: object, form: re.Pattern[str]) -> None:
     if given is not None and not (isinstance(given, str) and form.fullmatch(given)):
-        raise ConfigurationError(f"{what} is a name, not {shorten(repr(given))}")
+        raise ConfigurationError(f"{what} is a name, not {show(given)}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dns.asyncresolver import Resolver
 
 from barnacle_trio._errors import ConfigurationError
-from barnacle_trio._names import Match, shorten
+from barnacle_trio._names import Match, show
 from barnacle_trio._strategy import Strategy
 from barnacle_trio.strategies._ask import Basename, Naming
 from barnacle_trio.strategies._by_dns import ByAddress, ByTarget
@@ -104,5 +104,5 @@ def _of_service(
     }
     for what, part in parts.items():
         if not isinstance(part, str) or not part.strip("."):
-            raise ConfigurationError(f"{what} is a name, not {shorten(repr(part))}")
+            raise ConfigurationError(f"{what} is a name, not {show(part)}")
     return query(f"{service}.{namespace}.svc.{cluster_domain.strip('.')}.", *rdtypes)

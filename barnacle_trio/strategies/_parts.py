@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from barnacle_trio._errors import ConfigurationError, DiscoveryError
-from barnacle_trio._names import Match, NodeName, matcher, shorten
+from barnacle_trio._names import Match, NodeName, matcher, shorten, show
 from barnacle_trio._strategy import (
     MAX_NAMES,
     LeavingStrategy,
@@ -116,7 +116,7 @@ def checked(strategies: Iterable[Strategy], *, of: str) -> tuple[Strategy, ...]:
         raise ConfigurationError(f"{of}() needs at least one strategy")
     for part in parts:
         if not callable(part):
-            raise ConfigurationError(f"{of}() takes strategies, not {shorten(repr(part))}")
+            raise ConfigurationError(f"{of}() takes strategies, not {show(part)}")
     return parts
 
 
@@ -133,7 +133,7 @@ def checked_match(match: Match | Iterable[Match] | None) -> Callable[[NodeName],
         return matcher(match)
     except TypeError as error:
         raise ConfigurationError(
-            f"match is a glob, a predicate or several of them, not {shorten(repr(match))}"
+            f"match is a glob, a predicate or several of them, not {show(match)}"
         ) from error
 
 

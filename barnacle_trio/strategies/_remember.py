@@ -15,7 +15,7 @@ from typing import TypeVar
 import trio
 
 from barnacle_trio._errors import ConfigurationError, DiscoveryError
-from barnacle_trio._names import NodeName, shorten
+from barnacle_trio._names import NodeName, show
 from barnacle_trio._strategy import Strategy, sift
 from barnacle_trio.strategies._files import read_regular
 from barnacle_trio.strategies._memory_file import (
@@ -72,7 +72,7 @@ def remember(
       ConfigurationError: not a strategy, not a path, or one of the bounds is none.
     """
     if not isinstance(path, str | os.PathLike):
-        raise ConfigurationError(f"path is a file's, not {shorten(repr(path))}")
+        raise ConfigurationError(f"path is a file's, not {show(path)}")
     if not max_age > 0:
         raise ConfigurationError(f"max_age is a positive number of seconds, not {max_age!r}")
     if type(max_nodes) is not int or not 0 < max_nodes <= MAX_NODES:

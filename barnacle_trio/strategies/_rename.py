@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from barnacle_trio._errors import ConfigurationError, DiscoveryError
-from barnacle_trio._names import NodeName, shorten
+from barnacle_trio._names import NodeName, show
 from barnacle_trio._strategy import Strategy, sift
 from barnacle_trio.strategies._parts import Composite, ask, checked, describe
 
@@ -39,7 +39,7 @@ def rename(strategy: Strategy, fn: Renaming) -> Strategy:
 class _Rename(Composite):
     def __init__(self, strategy: Strategy, *, fn: Renaming) -> None:
         if not callable(fn):
-            raise ConfigurationError(f"rename() takes a function, not {shorten(repr(fn))}")
+            raise ConfigurationError(f"rename() takes a function, not {show(fn)}")
         super().__init__(strategy)
         self._fn = fn
 
