@@ -129,6 +129,18 @@ async def test_the_doctor_on_certificates(lab: Lab, capfd: pytest.CaptureFixture
         assert "its certificate is for '10.0.0.7', not for '127.0.0.1'" in found
 
 
+async def test_the_doctor_with_a_certificate_for_another_host(
+    lab: Lab, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Who is dialled turns it away by its name, and does not tell why."""
+    elsewhere = lab.options("10.0.0.7", file="elsewhere")
+    async with open_node(unique("py"), cookie=COOKIE, tls=lab.options()) as node:
+        step, found, advice = (await examine(capfd, node.name, tls=elsewhere)).failure
+    assert step == "handshake"
+    assert "does not allow this node to connect" in found
+    assert "the certificate is not for the host in this node's name (--name)" in advice
+
+
 async def test_the_doctor_on_a_wrong_cookie_inside_tls(
     lab: Lab, capfd: pytest.CaptureFixture[str]
 ) -> None:

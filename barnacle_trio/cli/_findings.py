@@ -251,10 +251,15 @@ def _unmet(dialled: NodeName, shaken: Shaken) -> Finding:
         case WrongNode():
             advice = "the registration is an old one, or two nodes share the port: look it up again"
         case HandshakeRefused():
-            advice = (
+            because = (
                 "its allow-list leaves this node out (net_kernel:allow/1, or allow= here), or it "
-                "wants a capability that this node does not have: its log says which"
+                "wants a capability that this node does not have"
             )
+            if shaken.tls is not None:
+                because = (
+                    f"the certificate is not for the host in this node's name (--name); {because}"
+                )
+            advice = f"{because}: its log says which"
         case HandshakeNok() if shaken.first:
             found = f"{dialled} does not take a node of this name"
             advice = "try again; if that does not help, say by --name how this node is called"
