@@ -75,7 +75,7 @@ class Departure:
         """Leave. Always ends in time, with no connection left."""
         self._dialler.refuse()
         self._doorkeeper.refuse()
-        logger.info("%s leaves: %d calls are under way", self._name, len(self._work))
+        logger.info("%s leaves, with calls under way: %d", self._name, len(self._work))
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._withdraw)
@@ -83,7 +83,7 @@ class Departure:
                     await self._let_calls_end()
                     await self._flush()
             if self._work:
-                logger.warning("%s leaves %d calls unanswered", self._name, len(self._work))
+                logger.warning("%s leaves, with calls unanswered: %d", self._name, len(self._work))
             await say_goodbye(self._peers, self._kernel)
         finally:
             self._over.set()
