@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from barnacle_trio._errors import RemoteProtocolError
-from barnacle_trio._names import MAX_NAME_BYTES, shorten
+from barnacle_trio._names import MAX_NAME_BYTES, shorten, show
 
 MAX_REQUEST: Final = 2048
 """Bytes of one request's body. A registration with the longest name and no extra data has 268."""
@@ -243,7 +243,7 @@ def parse_alive_answer(data: bytes) -> AliveAnswer | None:
     if not data:
         return None
     if data[0] not in (_ALIVE2_X_RESP, _ALIVE2_RESP):
-        raise RemoteProtocolError(f"a registration was answered by {shorten(data[:20])}")
+        raise RemoteProtocolError(f"a registration was answered by {show(data[:20])}")
     layout = struct.Struct(">BBI" if data[0] == _ALIVE2_X_RESP else ">BBH")
     if len(data) < layout.size:
         return None
@@ -268,7 +268,7 @@ def parse_port_answer(data: bytes, *, name: str) -> PortEntry | None:
         or it gives a port or versions that no node can have.
     """
     if len(data) < 2 or data[0] != _PORT2_RESP:
-        raise RemoteProtocolError(f"a look-up was answered by {shorten(data[:20])}")
+        raise RemoteProtocolError(f"a look-up was answered by {show(data[:20])}")
     if data[1] != 0:
         return None
     entry, rest = _unpack_entry(data[2:])
@@ -302,7 +302,9 @@ def parse_names_answer(data: bytes) -> NamesAnswer:
     if len(data) > MAX_NAMES_ANSWER:
         raise RemoteProtocolError(f"a list of names of more than {MAX_NAMES_ANSWER} bytes")
     if len(data) < 4 or _ANY_LONG.unpack_from(data)[0] > 0xFFFF:
-        raise RemoteProtocolError(f"a list of names was answered by {shorten(data[:20])}")
+        raise RemoteProtocolError(
+            f"what answers there is no port mapper: it says {show(data[:20])}"
+        )
     *lines, unfinished = data[4:].split(b"\n")
     names: dict[str, int] = {}
     skipped = 1 if unfinished else 0
