@@ -84,6 +84,7 @@ def _without_log() -> Iterator[None]:
 
 def addresses(data: bytes) -> None:
     """Each address is written as one that reads as the same address, zones aside."""
+    data = data[:64]
     for size, kind in ((4, IPv4Address), (16, IPv6Address)):
         for at in range(0, len(data) - size + 1, size):
             address = kind(data[at : at + size])
@@ -131,7 +132,7 @@ def hosts_file(data: bytes) -> None:
     assert len(found.hosts) <= MAX_HOSTS
     assert len(found.bad) <= MAX_BAD_LINES + 1
     assert [each.number for each in found.bad] == sorted(each.number for each in found.bad)
-    assert all(1 <= each.number <= lines and len(each.reason) < 400 for each in found.bad)
+    assert all(1 <= each.number <= lines and len(each.reason) < 900 for each in found.bad)
     for host in found.hosts:
         NodeName(f"n@{host}")
     quoted = [re.sub(r"(['\\])", r"\\\1", host) for host in found.hosts]
