@@ -41,7 +41,7 @@ from tests.erlang import Erlang, require_erlangs
 from tests.kube_fake import open_fake_kube, populate, write_kubeconfig
 from tests.postgres_server import open_postgres_server
 from tests.strictly import type_errors
-from tests.tls_lab import Lab
+from tests.tls_lab import TLS_ERLANGS, Lab
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -344,13 +344,30 @@ async def test_a_beam_node_started_so_is_met(line: str, erlang: Erlang, epmd_por
 
 
 async def test_it_looks_from_erlang_as_it_is_shown(erlang: Erlang, epmd_port: int) -> None:
-    (block,) = ERLANG
+    block = ERLANG[0]
     async with (
         open_node("my_app@127.0.0.1", cookie=COOKIE),
         open_beam(erlang, "my_erlang@127.0.0.1", cookie=COOKIE) as beam,
     ):
         for asked, answer in re.findall(r"^\d+> (.*)\n(.*)$", block.text, re.MULTILINE):
             assert await beam.eval(asked) == answer
+
+
+async def test_a_beam_node_with_the_options_for_tls_is_met(
+    epmd_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, block = ERLANG
+    monkeypatch.chdir(tmp_path)
+    tls = Lab(tmp_path).for_erlang(file="node")
+    options = tmp_path / "ssl.conf"
+    options.write_text(block.text)
+    given = ("-proto_dist", "inet_tls", "-ssl_dist_optfile", str(options))
+    async with (
+        open_node("my_app@127.0.0.1", cookie=COOKIE, tls=tls) as node,
+        open_beam(TLS_ERLANGS[0], "my_erlang@127.0.0.1", cookie=COOKIE, flags=given) as beam,
+    ):
+        with trio.fail_after(DEADLINE):
+            assert await node.ping(beam.name)
 
 
 # -- Elixir ---------------------------------------------------------------------------------------
