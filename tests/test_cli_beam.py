@@ -54,6 +54,6 @@ async def test_a_cluster_with_a_beam(erlang: Erlang, epmd_port: int) -> None:
                 assert await beam.eval("nodes()") == "[]"
     assert_left_well(ended)
     told = ended.objects()
-    assert [each["type"] for each in told][-2:] == ["Draining", "ShutDown"]
+    assert [each["type"] for each in told][-3:] == ["Draining", "NodeDown", "ShutDown"]
     assert all({"type", "time", "at"} <= each.keys() for each in told)
     assert COOKIE not in ended.out
