@@ -79,7 +79,7 @@ async def lab(tmp_path: Path, epmd_port: int, request: pytest.FixtureRequest) ->
             if request.node.name.endswith("[gossip]"):
                 await stack.enter_async_context(talking(quick(port), "other@127.0.0.1"))
             # Who asks several times has to hear the same each time, on a busy machine as well.
-            interval = 1.0 if "asked_by_several" in request.node.name else 0.05
+            interval = 0.6 if "asked_by_several" in request.node.name else 0.05
             yield Lab(server, tmp_path, database, port, interval)
 
 
