@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
-from barnacle_trio.strategies._kube_objects import Entry, Junk, Lookup
+from barnacle_trio.strategies._kube_objects import Entry, Junk, Lookup, read_entry
 from barnacle_trio.strategies._kube_wire import (
     RESOURCES,
     Changed,
@@ -60,6 +61,40 @@ def watch(data: bytes) -> None:
             assert _is_sound(event.entry)
 
 
+def objects(data: bytes) -> None:
+    """Objects of any shape. Few faults in JSON leave it JSON, so these are spelt by bytes here."""
+    thing = _built(iter(data), 0)
+    for lookup in _LOOKUPS:
+        try:
+            entry = read_entry(lookup, thing)
+        except Junk:
+            continue
+        assert _is_sound(entry)
+
+
+def _built(data: Iterator[int], depth: int) -> Any:
+    kind = next(data, 0)
+    if kind < len(_VALUES) or depth > 8:
+        return _VALUES[kind % len(_VALUES)]
+    size = kind % 8
+    if kind % 2:
+        return [_built(data, depth + 1) for _ in range(size // 2)]
+    return {
+        _FIELDS[next(data, 0) % len(_FIELDS)]: _built(data, depth + 1) for _ in range(size // 2 + 1)
+    }
+
+
+def _spelt(thing: Any) -> bytes:
+    """The bytes of which an object is built."""
+    least = len(_VALUES) + -len(_VALUES) % 8
+    if isinstance(thing, dict):
+        parts = [bytes([_FIELDS.index(key)]) + _spelt(value) for key, value in thing.items()]
+        return bytes([least + 2 * (len(parts) - 1)]) + b"".join(parts)
+    if isinstance(thing, list):
+        return bytes([least + 1 + 2 * len(thing)]) + b"".join(map(_spelt, thing))
+    return bytes([next(at for at, value in enumerate(_VALUES) if value is thing)])
+
+
 def _cut(slices: list[bytes]) -> list[bytes] | None:
     cutter = LineCutter(MAX_LINE)
     lines: list[bytes] = []
@@ -108,6 +143,22 @@ _ENDPOINTS: dict[str, Any] = {
 _OBJECTS = (_POD, _ENDPOINTS, _SLICE)
 
 
+def _collected(thing: Any, fields: list[str], values: list[Any]) -> None:
+    for each in thing.values() if isinstance(thing, dict) else thing:
+        if isinstance(each, dict | list):
+            _collected(each, fields, values)
+        else:
+            values.append(each)
+    fields += thing if isinstance(thing, dict) else ()
+
+
+_FIELDS: list[str] = []
+_VALUES: list[Any] = [0, -1, 1.5, "", "Succeeded", "::1", "x" * 300, "\x00"]
+for _each in _OBJECTS:
+    _collected(_each, _FIELDS, _VALUES)
+_FIELDS[:] = dict.fromkeys([*_FIELDS, "ip", "hostname", "deletionTimestamp"])
+
+
 def _text(content: object) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode()
 
@@ -122,11 +173,18 @@ def page_seeds() -> list[bytes]:
     return [*encoded, b"\0" + _text(empty), b"\0" + _text({"kind": "Status", "message": "no"})]
 
 
+def object_seeds() -> list[bytes]:
+    seeds = [_spelt(each) for each in _OBJECTS]
+    assert [_built(iter(seed), 0) for seed in seeds] == list(_OBJECTS)
+    return seeds
+
+
 def watch_seeds() -> list[bytes]:
     seeds = [
         bytes([number + 30]) + _text({"type": what, "object": each}) + b"\n"
-        for number, each in enumerate(_OBJECTS)
-        for what in ("ADDED", "DELETED")
+        for number, (what, each) in enumerate(
+            zip(("ADDED", "MODIFIED", "DELETED"), _OBJECTS, strict=True)
+        )
     ]
     mark = {"type": "BOOKMARK", "object": {"kind": "Pod", "metadata": {"resourceVersion": "7"}}}
     error = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Gone"}}

@@ -37,6 +37,7 @@ TARGETS: dict[str, Target] = {
     "erlang_terms": Target(names.erlang_terms, names.erlang_term_seeds),
     "memory_file": Target(names.memory_file, names.memory_seeds),
     "postgres": Target(names.postgres_payload, names.payload_seeds),
+    "kube_objects": Target(kubernetes.objects, kubernetes.object_seeds),
     "kube_page": Target(kubernetes.page, kubernetes.page_seeds),
     "kube_watch": Target(kubernetes.watch, kubernetes.watch_seeds),
 }
