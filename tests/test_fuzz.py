@@ -101,6 +101,17 @@ def test_a_target_that_is_none_is_refused_by_name() -> None:
     assert "no target 'nothing'; there are: etf" in done.stderr or "needs atheris" in done.stderr
 
 
+def test_without_a_target_they_are_listed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz"],
+        cwd=FOLDER.parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [*TARGETS, "all"]
+
+
 def test_a_corpus_has_its_target() -> None:
     folders = {each.name for kind in ("corpus", "crashes") for each in (FOLDER / kind).glob("*")}
     assert folders == set(TARGETS)

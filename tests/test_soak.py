@@ -30,7 +30,13 @@ def test_whatever_happens_for_hours_is_over_when_it_is_over(
     assert len(story.samples) > 3
 
 
-@pytest.mark.parametrize("kind", CYCLES)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.needs_hosts] if kind == "real_cuts" else [])
+        for kind in CYCLES
+    ],
+)
 def test_many_lives_leave_nothing_behind(kind: str) -> None:
     cycles = scaled(CYCLED[kind], 1000)
     assert run_apart(kind, cycles).startswith(f"{cycles} cycles: Sample(")

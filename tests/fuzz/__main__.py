@@ -2,10 +2,11 @@
 
     python -m tests.fuzz TARGET [--seconds N] [--runs N] [--keep FOLDER]
 
-A target is one harness of `tests.fuzz.targets`; it raises on nothing but a fault: another error
-than the parser declares, or a promise that is broken (what is read and written again is read as the
-same, slices make no difference, nobody is let in without the proof, ...). `all` is all of them, a
-process for each. Needs atheris: ``pip install 'barnacle-trio[fuzz]'`` (Linux).
+A target is one harness of `tests.fuzz.targets`; without a name they are listed, and `all` is all of
+them, a process for each. A harness raises on nothing but a fault: another error than the parser
+declares, or a promise that is broken (what is read and written again is read as the same, slices
+make no difference, nobody is let in without the proof, ...). Needs atheris, on Linux:
+``pip install 'barnacle-trio[fuzz]'``.
 
 The corpus, ``tests/fuzz/corpus/TARGET``, is where the search begins; what is found on the way goes
 to ``--keep`` (else it is forgotten). An input that crashes is written to
@@ -41,7 +42,7 @@ TIMEOUT = 5
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m tests.fuzz", description="Fuzz one parser.")
-    parser.add_argument("target", help="a harness by name, or all")
+    parser.add_argument("target", nargs="?", help="a harness by name, or all")
     parser.add_argument("--seconds", type=int, help="60 if nothing is said of runs either")
     parser.add_argument("--runs", type=int)
     parser.add_argument("--keep", type=Path, help="where what is found on the way is kept")
@@ -50,6 +51,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.seconds is options.runs is None:
         options.seconds = 60
+    if options.target is None:
+        from tests.fuzz.targets import TARGETS
+
+        print(*TARGETS, "all", sep="\n")
+        return
     if options.target == "all":
         sys.exit(_each_one(options))
     if options.seeds:
