@@ -77,6 +77,7 @@ class Poller:
         self._intensity = Intensity(options.restart_policy)
         self._kinds: set[object] = set()  # of crashes whose traceback was logged
         self._said: str | None = None  # the failure that was logged last
+        self._in_trouble = False  # one was logged that is not a mere beginning
         self.ready = trio.Event()
         """Set when the first round may begin."""
         self.last_refresh: float | None = None
@@ -271,11 +272,14 @@ class Poller:
         if text == self._said:
             return
         if text is None:
-            logger.info("[%s] discovery works again", self._options.name, extra=ALSO_AN_EVENT)
+            how = "works again" if self._in_trouble else "is complete"
+            logger.info("[%s] discovery %s", self._options.name, how, extra=ALSO_AN_EVENT)
+            self._in_trouble = False
         elif isinstance(error, NotAllYet):
             logger.info("[%s] %s", self._options.name, text, extra=ALSO_AN_EVENT)
         else:
             logger.warning("[%s] %s", self._options.name, text, extra=ALSO_AN_EVENT)
+            self._in_trouble = True
         self._said = text
 
     # -- time -------------------------------------------------------------------------------------

@@ -274,7 +274,7 @@ async def test_it_is_told_once_when_discovery_is_partial_and_when_not(
     told = [each.getMessage() for each in caplog.records if "discovery" in each.getMessage()]
     assert len(told) == 2
     assert "discovery is partial" in told[0]
-    assert "discovery works again" in told[1]
+    assert "discovery is complete" in told[1], "it had not failed"
 
 
 # -- troubles --------------------------------------------------------------------------------------
