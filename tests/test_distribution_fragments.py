@@ -40,6 +40,11 @@ def frames(payload: Any, sequence: int = 1, sender: Pid = ONE) -> list[bytes]:
     return bodies
 
 
+def feed_all(reassembly: Reassembly, bodies: list[bytes]) -> None:
+    for body in bodies:
+        reassembly.feed(body)
+
+
 def put_together(bodies: list[bytes], limits: Limits = LIMITS) -> Any:
     reassembly = Reassembly(limits)
     *before, last = (reassembly.feed(body) for body in bodies)
@@ -132,10 +137,8 @@ def test_61_pieces_that_do_not_belong_are_refused() -> None:
         "end inside the binary": [b"\x83E" + ids[:8] + (1).to_bytes(8) + first[18:]],
         "no tuple": [b"\x83E" + ids + b"\0a\1"],
     }.items():
-        reassembly = Reassembly(LIMITS)
         with pytest.raises(RemoteProtocolError, match=what.strip()):
-            for body in bodies:
-                reassembly.feed(body)
+            feed_all(Reassembly(LIMITS), bodies)
 
 
 def test_61_what_is_unfinished_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,10 +159,8 @@ def test_61_what_is_unfinished_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         reassembly.feed(first[:2] + number.to_bytes(8) + first[10:60_000])
     assert reassembly._held <= 4 * FRAGMENT
 
-    reassembly = Reassembly(Limits(max_bytes=2 * FRAGMENT))
     with pytest.raises(RemoteProtocolError, match="a message of more than"):
-        for body in frames(bytes(5 * FRAGMENT)):
-            reassembly.feed(body)
+        feed_all(Reassembly(Limits(max_bytes=2 * FRAGMENT)), frames(bytes(5 * FRAGMENT)))
 
 
 def test_61_what_was_finished_counts_no_more() -> None:
