@@ -198,10 +198,10 @@ class _Supervisor:
                 return
             delay = delays.delay(LAST_DELAY) if self._policy.max_restarts is None else 0.0
             logger.error(
-                "[%s] %s; started again in %.1f s",
+                "[%s] %s; started again %s",
                 child.name,
                 "ended" if error is None else "crashed",
-                delay,
+                f"in {delay:.1f} s" if delay else "at once",
                 exc_info=error,
             )
             await trio.sleep(delay)

@@ -205,8 +205,15 @@ async def test_a_crash_is_logged_with_its_traceback(
     with trio.move_on_after(10):
         await supervise(ChildSpec("bad", Child(error=ValueError("bug"), crashes=1)))
     [record] = caplog.records
-    assert "[bad] crashed" in record.getMessage()
+    assert record.getMessage() == "[bad] crashed; started again at once"
     assert record.exc_info
+    caplog.clear()
+    with trio.move_on_after(10):
+        policy = RestartPolicy(max_restarts=None)
+        await supervise(ChildSpec("bad", Child(crashes=1)), restart_policy=policy)
+    assert [record.getMessage() for record in caplog.records] == [
+        "[bad] ended; started again in 0.1 s"
+    ]
 
 
 def test_nothing_to_supervise_and_wrong_settings_are_said_at_once() -> None:
