@@ -40,8 +40,9 @@ def gossip(
     node is named from its first packet on, until it says goodbye (a barnacle's drain has ours do
     so; libcluster passes over it) or was not heard for ``expire_after``. An outage of this host's
     own network is a failed answer, never a smaller one; the group is joined again once that is
-    possible. Answers in the first ``interval[1]`` seconds are partial, as not everybody has spoken.
-    `run_once` waits for that time.
+    possible. Answers in the first ``interval[1]`` seconds are partial, as not everybody has spoken,
+    and while nobody has there is none: a first `Barnacle.refresh` takes that long for a lone node.
+    `run_once` always waits for that time.
 
     Asked without being served it listens for that time and does not say the local name.
 
