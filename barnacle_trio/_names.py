@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
+from itertools import accumulate
 from typing import Self, TypeAlias
 
 from barnacle_trio._errors import ConfigurationError
@@ -72,8 +73,11 @@ def _complaint(text: str) -> str | None:
 def shorten(value: object, limit: int = 80) -> str:
     """An escaped form of what a peer or a user gave, short enough for one line of a log."""
     text = value if isinstance(value, str) else str(value)
-    cut = ascii(text[:limit])
-    return cut if len(text) <= limit else f"{cut}..."
+    cut = text[:limit]
+    if not cut.isascii() or not cut.isprintable():
+        sizes = accumulate(len(ascii(each)) - 2 for each in cut)  # one letter may become ten
+        cut = cut[: sum(size <= limit for size in sizes)]
+    return ascii(cut) if cut == text else f"{cut!a}..."
 
 
 def show(value: object, limit: int = 80) -> str:

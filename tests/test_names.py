@@ -84,7 +84,9 @@ def test_matching(match: object, fits: bool) -> None:
 
 def test_what_peers_say_is_shortened_and_escaped() -> None:
     assert shorten("a\nb\u202e") == "'a\\nb\\u202e'"
-    assert len(shorten("x" * 10_000)) < 100
+    for text in ("x", "\0", "\ufffd", "\U0001f600", "'\"\\"):
+        assert len(shorten(text * 10_000)) <= 85 + 80 * ("'" in text), "escaped"
+    assert shorten("\0" * 20) == ascii("\0" * 20)
 
 
 class _Odd:

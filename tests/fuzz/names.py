@@ -132,7 +132,7 @@ def hosts_file(data: bytes) -> None:
     assert len(found.hosts) <= MAX_HOSTS
     assert len(found.bad) <= MAX_BAD_LINES + 1
     assert [each.number for each in found.bad] == sorted(each.number for each in found.bad)
-    assert all(1 <= each.number <= lines and len(each.reason) < 900 for each in found.bad)
+    assert all(1 <= each.number <= lines and len(each.reason) < 200 for each in found.bad)
     for host in found.hosts:
         NodeName(f"n@{host}")
     quoted = [re.sub(r"(['\\])", r"\\\1", host) for host in found.hosts]
