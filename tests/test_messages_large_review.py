@@ -428,7 +428,7 @@ async def test_max_message_is_for_what_a_node_tells_itself_too() -> None:
         nursery.cancel_scope.cancel()
     async with open_node(unique("py"), cookie=COOKIE, max_message=100_000) as node:
         with node.expose({("m", "echo"): echo}):
-            with pytest.raises(EncodeError, match="more than"):
+            with pytest.raises(EncodeError, match=r"more than 165536 bytes \(a node's max_message"):
                 await node.call(("echo", node.name), bytes(300_000))
             with pytest.raises(EncodeError, match="more than"):
                 await node.rpc(node.name, "m", "echo", bytes(300_000))

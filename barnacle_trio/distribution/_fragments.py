@@ -126,7 +126,7 @@ class Reassembly:
         self._held += size
         if assembly.payload_size > self._limits.max_bytes:
             raise RemoteProtocolError(
-                f"a message of more than {self._limits.max_bytes} bytes, in fragments"
+                f"a message of more than {self._limits.max_bytes} bytes (max_message), in fragments"
             )
         if self._held > self._room:
             self._held -= assembly.drop("one large message too many at once")

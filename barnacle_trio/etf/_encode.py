@@ -248,7 +248,9 @@ def _parts(
 
 
 def _too_large(limits: Limits) -> EncodeError:
-    return EncodeError(f"a term of more than {limits.max_bytes} bytes")
+    return EncodeError(
+        f"a term of more than {limits.max_bytes} bytes (a node's max_message, or Limits.max_bytes)"
+    )
 
 
 def _header(tag: int, size: int) -> bytes:
