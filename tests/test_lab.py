@@ -160,7 +160,8 @@ async def reaches(one: Host, other: Host) -> bool:
         return (await trio.run_process(client, check=False, capture_stderr=True)).returncode == 0
     finally:
         server.kill()
-        await server.wait()
+        with trio.move_on_after(5, shield=True):
+            await server.wait()
 
 
 @pytest.mark.needs_hosts

@@ -370,7 +370,7 @@ async def test_leaving_the_block_meanwhile_says_goodbye_once(autojump_clock: Moc
             await serve(nursery, b, desk, ask_process)
             nursery.start_soon(asks, ask_process, a, 1, [])
             await wait_all_tasks_blocked()
-            nursery.start_soon(b.drain, 100)
+            nursery.start_soon(b.drain, 100)  # noqa: ASYNC111 - what happens then is the question
             await trio.sleep(1)
         assert trio.current_time() < 2
         await wait_all_tasks_blocked()
@@ -459,7 +459,8 @@ async def test_a_peer_in_the_midst_of_talking_sees_that_the_node_left() -> None:
 
             async with open_node(unique("py"), cookie=COOKIE) as node:
                 await node.connect(peer.name)
-                nursery.start_soon(talk, peer, node.name)
+                name = node.name
+                nursery.start_soon(talk, peer, name)
                 await trio.sleep(0.02)
                 await node.drain(1)
             await peer.nodes.wait_value(frozenset())
