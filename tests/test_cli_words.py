@@ -201,7 +201,9 @@ def test_words_that_need_ones_own_base_name_are_known(
     [
         ([], "no strategy is given"),
         (["nonsense"], "'nonsense' is not a strategy: write local-epmd"),
-        ([""], "'' is not a strategy"),
+        (["local_epmd"], "'local_epmd' is not a strategy: did you mean local-epmd[:GLOB,...]?"),
+        (["kubernetes_dns:web"], "is not a strategy: did you mean kubernetes-dns:["),
+        ([""], "'' is not a strategy: write local-epmd"),
         (["a@127.0.0.1"], "write epmd:a@127.0.0.1"),
         (["epmd"], "write epmd:NODE,..."),
         (["epmd:"], "write epmd:NODE,..."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,9 @@ def _parse(word: str) -> Strategy:
             raise ConfigurationError(
                 f"{shorten(word)} is not a strategy: for a known node write epmd:{word}"
             )
-        raise ConfigurationError(f"{shorten(word)} is not a strategy: write {_known()}")
+        near = get_close_matches(name, KINDS, n=1)
+        hint = f"did you mean {KINDS[near[0]].form}?" if near else f"write {_known()}"
+        raise ConfigurationError(f"{shorten(word)} is not a strategy: {hint}")
     return kind.build(argument if colon else None)
 
 
