@@ -74,9 +74,9 @@ def _each_one(options: argparse.Namespace) -> int:
     for target in TARGETS:
         command = [sys.executable, "-m", "tests.fuzz", target, *arguments]
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-        found = re.findall(r"^#(\d+)\s+DONE|Done (\d+) runs", done.stderr)
-        runs = max((int(number) for pair in found for number in pair if number), default=0)
-        print(f"{target}: {runs} runs, {'clean' if not done.returncode else 'A CRASH'}", flush=True)
+        found = re.search(r"executed_units: (\d+)", done.stderr)
+        outcome = "A CRASH" if done.returncode else f"{found[1] if found else 0} runs, clean"
+        print(f"{target}: {outcome}", flush=True)
         if done.returncode:
             failed = 1
             print(done.stderr[-4000:], file=sys.stderr)
