@@ -15,7 +15,7 @@ from barnacle_trio.distribution._flags import OUR_FLAGS
 from barnacle_trio.distribution._fragments import FRAGMENT, Reassembly, Transfer, is_fragment
 from barnacle_trio.distribution._frames import FrameDecoder
 from barnacle_trio.distribution._lanes import MAX_PAIRS, Lanes, Parties
-from barnacle_trio.etf import Atom, Limits, Pid, Reference
+from barnacle_trio.etf import Atom, DecodeError, Fun, Limits, Pid, Reference
 
 HERE, THERE = Atom("a@127.0.0.1"), Atom("b@127.0.0.1")
 
@@ -64,12 +64,44 @@ def put_together(bodies: list[bytes], limits: Limits = LIMITS) -> Any:
         st.integers(1, 4 * FRAGMENT).map(bytes),
         st.integers(1, 40_000).map(lambda size: [Atom("x"), *range(size)]),
         st.integers(1, 3 * FRAGMENT).map(lambda size: (Atom("chunk"), bytes(size), b"end")),
+        st.integers(1, 3 * FRAGMENT).map(lambda size: ({b"k": [1, bytes(size)]}, bytes(size), [])),
+        st.integers(1, 3 * FRAGMENT).map(lambda size: ([1.5] * 2000, bytes(size))),
     )
 )
 def test_what_was_cut_is_put_together(payload: Any) -> None:
     message = put_together(frames(payload))
     assert message == control.Send(ONE, TO, message.payload)
     assert message.payload == payload
+
+
+def cut_up(payload: bytes) -> list[bytes]:
+    """The pieces of a message to `TO` whose payload is these bytes."""
+    body = control.head(control.send_control(ONE, TO, OUR_FLAGS), int(OUR_FLAGS)) + payload
+    transfer = Transfer(1, [body])
+    bodies = []
+    while transfer.left:
+        bodies += FrameDecoder().feed(transfer.next())
+    return bodies
+
+
+LONG_BINARY = b"m" + (3 * FRAGMENT).to_bytes(4) + bytes(3 * FRAGMENT)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"h\2R\0" + LONG_BINARY, b"h\2" + LONG_BINARY + b"R\0", b"h\3R\0" + LONG_BINARY + b"R\0"],
+)
+def test_61_a_reference_to_an_atom_that_was_not_agreed_on_is_not_the_binary(payload: bytes) -> None:
+    with pytest.raises(DecodeError, match="atom 0 of a header that names 0"):
+        put_together(cut_up(payload))
+
+
+def test_a_binary_inside_a_fun_is_put_together_as_well() -> None:
+    rest = b"w\1ma\1a\1" + pid(1).wire + LONG_BINARY
+    header = b"\0" + bytes(16) + bytes(4) + (1).to_bytes(4)
+    wire = b"p" + (4 + len(header) + len(rest)).to_bytes(4) + header + rest
+    message = put_together(cut_up(b"h\2" + wire + LONG_BINARY))
+    assert message.payload == (Fun(wire), bytes(3 * FRAGMENT))
 
 
 def test_the_pieces_are_those_of_the_protocol() -> None:
@@ -134,7 +166,7 @@ def test_61_pieces_that_do_not_belong_are_refused() -> None:
         "to an atom cache": [first[:18] + b"\1" + first[19:]],
         "without payload": [b"\x83E" + ids + b"\0" + control.link(ONE, TO, OUR_FLAGS)[3:]],
         "refers to an atom": [b"\x83E" + ids],
-        "end inside the binary": [b"\x83E" + ids[:8] + (1).to_bytes(8) + first[18:]],
+        "bytes inside a binary": [b"\x83E" + ids[:8] + (1).to_bytes(8) + first[18:]],
         "no tuple": [b"\x83E" + ids + b"\0a\1"],
     }.items():
         with pytest.raises(RemoteProtocolError, match=what.strip()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from struct import Struct
 from typing import Any
 
@@ -17,7 +17,7 @@ from barnacle_trio.distribution._control_in import complete, parse_control
 from barnacle_trio.distribution._messages import Message, Unknown, Unread
 from barnacle_trio.etf import DecodeError, Limits
 from barnacle_trio.etf._decode import decode_bare
-from barnacle_trio.etf._errors import BeyondLimits
+from barnacle_trio.etf._errors import BeyondLimits, CutBinary
 
 FRAGMENT = 64 * 1024
 """Bytes of a message above which it is cut, and of each piece. As OTP cuts."""
@@ -33,8 +33,8 @@ _NEXT = 0x46
 _HEAD = Struct(">IBBQQ")  # length of the frame, version, kind, sequence, pieces still to come
 _HEAD_BODY = _HEAD.size - 4
 _IDS = Struct(">QQ")
-_BINARY = 109
-_BINARY_SIZE = Struct(">I")
+_BINARY_HEADER = 5
+_GLANCE = Limits(max_elements=1000, max_bignum_bytes=FRAGMENT)
 
 
 def is_fragment(body: bytes) -> bool:
@@ -163,29 +163,40 @@ class Reassembly:
 class _Assembly:
     """One message that arrives in pieces.
 
-    A payload that is one binary is by far the most usual among large ones: its header is taken off
-    when it begins, so that what was put together is the value, and is not copied once more. The
-    control term is kept as bytes, which are what is counted.
+    What makes messages large is most often one binary. If the first piece ends inside one, the
+    binary's own bytes are gathered apart, and are the value as they stand: it is not copied once
+    more while everybody waits. The control term is kept as bytes, which are what is counted.
 
     Args:
       body: of the first piece.
       at: where the control term in it ends.
     """
 
-    __slots__ = ("_announced", "_control", "_dropped", "_payload", "missing", "size")
+    __slots__ = (
+        "_binary",
+        "_control",
+        "_dropped",
+        "_front",
+        "_lacks",
+        "_rest",
+        "missing",
+        "size",
+    )
 
     def __init__(self, body: bytes, at: int) -> None:
         self._control = body[_HEAD_BODY + 1 : at]
         self.missing = 0  # pieces
-        self.size = len(self._control)  # bytes
-        self._payload = io.BytesIO()
         self._dropped: str | None = None  # why
-        self._announced: int | None = None  # size of the binary that the payload is
-        if len(body) >= at + 5 and body[at] == _BINARY:
-            (self._announced,) = _BINARY_SIZE.unpack_from(body, at + 1)
-            self.size += 5
-            at += 5
-        self.add(body, at)
+        self._binary: io.BytesIO | None = None
+        self._lacks = 0  # bytes of the binary
+        begin, end = _find_cut_binary(body, at)
+        self._front = body[at:begin]  # the payload up to the binary's own bytes
+        if end:
+            self._binary = io.BytesIO()
+            self._lacks = end - begin
+        self._rest = io.BytesIO()  # what comes after it, or all
+        self.size = len(self._control) + len(self._front)  # bytes
+        self.add(body, begin)
 
     @property
     def payload_size(self) -> int:
@@ -194,14 +205,20 @@ class _Assembly:
     def add(self, body: bytes, at: int) -> int:
         if self._dropped is not None:
             return 0
-        size = self._payload.write(memoryview(body)[at:])
-        self.size += size
+        data = memoryview(body)[at:]
+        self.size += len(data)
+        size = len(data)
+        if self._lacks and self._binary is not None:
+            taken = self._binary.write(data[: self._lacks])
+            self._lacks -= taken
+            data = data[taken:]
+        self._rest.write(data)
         return size
 
     def drop(self, why: str) -> int:
         """Keep nothing but what tells whose it is; gives how many bytes less that holds."""
         before, self.size = self.size, len(self._control)
-        self._payload = io.BytesIO()
+        self._front, self._binary, self._rest = b"", None, io.BytesIO()
         self._dropped = why
         return before - self.size
 
@@ -211,15 +228,57 @@ class _Assembly:
     def _read(self, limits: Limits) -> Any:
         if self._dropped is not None:
             return Unread(self._dropped)
-        data = self._payload.getvalue()
-        if self._announced is None:
-            try:
-                return decode_bare(data, limits=limits)[0]
-            except BeyondLimits as error:
-                return Unread(str(error))
-        if len(data) < self._announced:
-            raise DecodeError(f"the {len(data)} bytes end inside the binary")
-        return data if len(data) == self._announced else data[: self._announced]
+        try:
+            if self._binary is None:
+                return decode_bare(self._rest.getvalue(), limits=limits)[0]
+            if self._lacks:
+                raise DecodeError(f"a message ends {self._lacks} bytes inside a binary")
+            return self._read_around(self._binary.getvalue(), limits)
+        except BeyondLimits as error:
+            return Unread(str(error))
+
+    def _read_around(self, binary: bytes, limits: Limits) -> Any:
+        """The payload, where ``binary`` is put in whole."""
+        before, header = self._front[:-_BINARY_HEADER], self._front[-_BINARY_HEADER:]
+        if not before:
+            return binary  # the payload is that and nothing more
+        rest = self._rest.getvalue()
+        try:
+            # A reference to the first of the header's atoms, of which there are none otherwise.
+            return decode_bare(before + b"R\0" + rest, limits=limits, refs=_Once(binary))[0]
+        except BeyondLimits:
+            raise
+        except DecodeError:
+            # References of the peer's own, or a binary inside a fun: as if nothing had been saved.
+            return decode_bare(b"".join((before, header, binary, rest)), limits=limits)[0]
+
+
+class _Once(Sequence[Any]):
+    """A value that can be had once."""
+
+    def __init__(self, value: object) -> None:
+        self._values = [value]
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._values.pop()
+
+
+def _find_cut_binary(body: bytes, at: int) -> tuple[int, int]:
+    """Where in a first piece the bytes begin of a binary that it cuts, and where they would end.
+
+    ``at`` and 0 where the payload that begins there is cut elsewhere, or not soon enough.
+    """
+    try:
+        decode_bare(body, at, limits=_GLANCE)
+    except CutBinary as cut:
+        if cut.end - cut.begin >= FRAGMENT:
+            return cut.begin, cut.end
+    except DecodeError:
+        pass
+    return at, 0
 
 
 def _unexpected(what: str) -> RemoteProtocolError:

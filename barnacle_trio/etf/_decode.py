@@ -15,7 +15,7 @@ from struct import Struct
 from struct import error as StructError
 from typing import Any
 
-from barnacle_trio.etf._errors import BeyondLimits, DecodeError, EncodeError
+from barnacle_trio.etf._errors import BeyondLimits, CutBinary, DecodeError, EncodeError
 from barnacle_trio.etf._leaves import (
     READERS,
     Room,
@@ -178,7 +178,7 @@ def _read(data: bytes, place: int, limits: Limits, refs: Sequence[Atom]) -> tupl
                 begin = place + 5
                 place = begin + u32(data, place + 1)[0]
                 if place > size:
-                    raise _short(size)
+                    raise CutBinary(begin, place, size)
                 append(data[begin:place])
             elif tag == 104:
                 count = data[place + 1]

@@ -16,6 +16,17 @@ class BeyondLimits(DecodeError):
     """A term, as far as it was read, that is larger than the limits."""
 
 
+class CutBinary(DecodeError):
+    """The bytes end inside a binary, whose own bytes should have been those from ``begin`` to
+    ``end``. What is before them is as it should be.
+    """
+
+    def __init__(self, begin: int, end: int, size: int) -> None:
+        super().__init__(f"the {size} bytes end inside a binary")
+        self.begin = begin
+        self.end = end
+
+
 class EncodeError(BarnacleError, ValueError):
     """A value that the External Term Format cannot carry, or one beyond the limits.
 
