@@ -122,6 +122,26 @@ class Connection:
         self._outbox_size += len(frame)
         self._queued(len(frame))
 
+    def offer(self, head: bytes, payload: bytes | Pieces, parties: Parties) -> bool:
+        """Queue a signal as `send_signal` does, unless it had better wait: see `writable`."""
+        size = len(head) + len(payload)
+        waiting = self._outbox_size
+        if (
+            0 < waiting < HIGH_WATER  # the way of many that follow each other: the writer is busy
+            and self._writer is None
+            and not self._bulk_size
+            and size <= FRAGMENT
+            and type(payload) is bytes
+            and self.reason is None
+        ):
+            self._outbox.append(b"".join((size.to_bytes(4), head, payload)))
+            self._outbox_size = waiting + size + 4
+            return True
+        if not self.writable(size, parties):
+            return False
+        self.send_signal(head, payload, parties)
+        return True
+
     def send_signal(self, head: bytes, payload: bytes | Pieces, parties: Parties) -> None:
         """Queue a signal, its body in two parts: up to the payload, and the payload.
 

@@ -100,11 +100,11 @@ class Messaging:
                 self._post_here(route, encoded)
                 return
             connection = await self._outbound.reach(route.peer)
-        if not connection.writable(len(encoded), route.parties):
-            await connection.wait_writable(len(encoded), route.parties)
+        head = route.head(connection.agreed_bits)
+        while not connection.offer(head, encoded, route.parties):
+            await connection.wait_writable(len(head) + len(encoded), route.parties)
             if connection.reason is not None:
                 raise PeerUnreachable(f"{route.peer} was lost before the message was sent")
-        connection.send_signal(route.head(connection.agreed_bits), encoded, route.parties)
 
     def send_nowait(self, dest: Dest, term: Any) -> None:
         """See `Node.send_nowait`."""
@@ -114,9 +114,10 @@ class Messaging:
             self._post_here(route, encoded)
             return
         connection = self._outbound.get(route.peer)
-        if connection is None or not connection.writable(len(encoded), route.parties):
+        if connection is None or not connection.offer(
+            route.head(connection.agreed_bits), encoded, route.parties
+        ):
             raise trio.WouldBlock
-        connection.send_signal(route.head(connection.agreed_bits), encoded, route.parties)
 
     def _post_here(self, route: Route, encoded: bytes | Pieces) -> None:
         """To a process of our own, as if it had been to another node and back."""

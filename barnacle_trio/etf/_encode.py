@@ -102,7 +102,7 @@ def encode_bare(term: Any, *, limits: Limits = DEFAULT_LIMITS, head: bytes = b""
     ``head`` goes before it.
     """
     large: list[bytes] = []
-    parts = _parts(term, limits, _UNORDERED, [head], large)
+    parts = _parts(term, limits, _UNORDERED, [head] if head else [], large)
     data = Pieces(parts) if large else b"".join(parts)
     if len(data) - len(head) >= limits.max_bytes:
         raise _too_large(limits)
