@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Awaitable, Callable
 
@@ -31,6 +32,7 @@ class Nemesis:
     async def _rage(self, until: float) -> None:
         kinds: list[Callable[[], Awaitable[None]]] = [
             self._partition,
+            self._ring,
             self._pair,
             self._one_way,
             self._restart,
@@ -54,6 +56,15 @@ class Nemesis:
         fault = self._cluster.lan.partition(one, other)
         await self._last(fault, f"partition {one} {other}", one, other)
 
+    async def _ring(self) -> None:
+        """Each sees its two neighbours and nobody else."""
+        names = self._hosts()
+        ring = {frozenset(pair) for pair in zip(names, [*names[1:], names[0]], strict=True)}
+        apart = [p for p in itertools.permutations(names, 2) if frozenset(p) not in ring]
+        fault = self._cluster.lan.cut(*apart)
+        between = frozenset(frozenset(self._cluster.names(*pair)) for pair in apart)
+        await self._last_between(fault, f"ring {names}", between)
+
     async def _pair(self) -> None:
         one, other, *_ = self._hosts()
         fault = self._cluster.lan.partition([one], [other])
@@ -70,11 +81,16 @@ class Nemesis:
         await self._last(fault, f"{one} hears two of three packets", [one], others)
 
     async def _last(self, fault: str, what: str, one: list[str], other: list[str]) -> None:
+        between = pairs(self._cluster.names(*one), self._cluster.names(*other))
+        await self._last_between(fault, what, between)
+
+    async def _last_between(
+        self, fault: str, what: str, between: frozenset[frozenset[str]]
+    ) -> None:
         begin = self._cluster.history.tell("fault", reason=what).at
         await trio.sleep(self._chance.uniform(0.5, 18))
         self._cluster.lan.heal(fault)
         end = self._cluster.history.tell("heal", reason=what).at
-        between = pairs(self._cluster.names(*one), self._cluster.names(*other))
         self.faults.append(Fault(begin, end, between))
 
     async def _sockets(self) -> None:
