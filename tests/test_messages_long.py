@@ -297,7 +297,7 @@ async def test_losses_of_a_beam_node_while_links_and_monitors_are_held(erlang: E
 async def test_killed_beam_nodes_while_links_and_monitors_are_held(erlang: Erlang) -> None:
     name = unique("beam")
     async with open_node(unique("py"), cookie=COOKIE) as node, open_boxes(node) as ours:
-        for _ in range(scaled(3, 100)):
+        for _ in range(scaled(3, 500)):
             async with open_beam(erlang, name) as beam, open_on(node, beam) as stage:
                 puppets = [await stage.puppet() for _ in range(HELD)]
                 await puppets[0].run("register(box, self())")
