@@ -123,9 +123,23 @@ async def serve_raw() -> None:
 
     The first byte of a frame says what to do with it: ``e`` echo, ``s`` swallow, ``b`` say so once
     it is there, ``g`` give so many bytes, ``f`` flood, of which the next words are count and size.
+    Who reads hands over to another task, as whoever reads for several must.
     """
 
     async def handle(stream: trio.SocketStream) -> None:
+        hand_over, requests = trio.open_memory_channel[bytes](100_000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer_all, stream, requests)
+            async with hand_over:
+                await read_all(stream, hand_over)
+
+    async def answer_all(
+        stream: trio.SocketStream, requests: trio.MemoryReceiveChannel[bytes]
+    ) -> None:
+        async for request in requests:
+            await _answer(stream, request)
+
+    async def read_all(stream: trio.SocketStream, hand_over: trio.MemorySendChannel[bytes]) -> None:
         buffer = bytearray()
         size = 64 * 1024
         while data := await stream.receive_some(size):
@@ -137,7 +151,7 @@ async def serve_raw() -> None:
                     missing = 4 + length - (len(buffer) - at)
                     break
                 if buffer[at + 4] != ord("s"):
-                    await _answer(stream, bytes(buffer[at + 4 : at + 4 + length]))
+                    hand_over.send_nowait(bytes(buffer[at + 4 : at + 4 + length]))
                 at += 4 + length
             del buffer[:at]
             size = min(max(missing, 64 * 1024), 1024 * 1024)
