@@ -30,6 +30,7 @@ from barnacle_trio import (
     fly,
     kubernetes_dns,
     kubernetes_dns_srv,
+    local_epmd,
     open_barnacle,
 )
 from barnacle_trio._errors import ConfigurationError
@@ -159,13 +160,16 @@ async def to_async(act: Callable[[], None]) -> None:
     act()
 
 
+@pytest.mark.parametrize("asks", ["dns", "local_epmd"])
 async def test_a_port_mapper_that_is_away_for_three_polls_costs_nothing_but_two_lines(
-    tmp_path: Path, epmd_port: int, caplog: pytest.LogCaptureFixture
+    asks: str, tmp_path: Path, epmd_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     nodes = ["shop@127.0.0.1"]
     async with open_dns_server(tmp_path) as server:
         await server.set_records("app.test", "127.0.0.1")
-        strategy = by_dns("app.test", basename=ASK, resolver=resolver_for(server.port))
+        strategy: Strategy = local_epmd()
+        if asks == "dns":
+            strategy = by_dns("app.test", basename=ASK, resolver=resolver_for(server.port))
         with caplog.at_level(logging.INFO, "barnacle_trio"):
             async with watched(strategy, nodes) as lab:
                 async with real_epmd(epmd_port), open_registration("shop", 4000):
