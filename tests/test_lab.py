@@ -41,6 +41,7 @@ BATCHES: dict[str, list[Callable[[], Awaitable[Result]]]] = {
     ],
     # One at a time: these two choose the port mapper of the whole process.
     "dials that cross": [loopback.crossing],
+    "dials that cross those of a BEAM": [partial(loopback.crossing, otp=25)],
     "port mappers that die": [loopback.port_mapper],
     "processes that stop": [
         processes.frozen,

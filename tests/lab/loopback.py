@@ -15,7 +15,7 @@ from barnacle_trio.epmd import Epmd, names
 from tests.beam import COOKIE, open_beam, unique
 from tests.cluster_lab import open_peer
 from tests.conftest import free_port
-from tests.erlang import Erlang
+from tests.lab.cluster import erlangs
 from tests.lab.scenario import Result, scenario
 
 
@@ -34,9 +34,14 @@ def own_port_mapper() -> Iterator[None]:
 
 
 @scenario
-async def crossing(seed: int = 0, *, rounds: int = 40, kind: Erlang | None = None) -> Result:
-    """Two nodes dial each other at the same moment: one connection, and each is told of one."""
+async def crossing(seed: int = 0, *, rounds: int = 40, otp: int = 0) -> Result:
+    """Two nodes dial each other at the same moment: one connection, and each is told of one.
+
+    The other one is a Python node, or a BEAM of an OTP release.
+    """
     result = Result("crossing", seed)
+    kind = next((each for each in erlangs() if each.version == str(otp)), None)
+    assert kind is not None or not otp, f"there is no erl of OTP {otp}"
     took: list[float] = []
     with own_port_mapper():
         async with AsyncExitStack() as stack:
