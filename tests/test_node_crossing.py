@@ -11,6 +11,12 @@ from trio.testing import MockClock
 
 from barnacle_trio import Node, NodeName
 from barnacle_trio._transport import PeerChange, PeerDown
+from barnacle_trio.distribution._challenges import ChallengeBook
+from barnacle_trio.distribution._flags import PLAIN
+from barnacle_trio.distribution._handshake import Acceptor, Identity, NameReceived, Send
+from barnacle_trio.epmd import open_registration
+from tests.beam import COOKIE, unique
+from tests.intruder import CREATION, open_intruder, reachable_node
 from tests.slow_network import open_slow_network
 
 A, B = NodeName("a@memory"), NodeName("b@memory")
@@ -76,3 +82,39 @@ async def test_crossing_dials_of_any_slowness_make_one_connection(
     delays = ((delay(), delay()), (delay(), delay()))
     late = random.choice([0, 0.01, 0.1, 0.25, 0.5, 1, 2]) * random.choice([-1, 1])
     assert await dial_each_other(delays, late) == {A: ["up"], B: ["up"]}
+
+
+@pytest.mark.usefixtures("epmd_port")
+async def test_who_dials_after_it_asked_whether_we_are_alive_is_let_in() -> None:
+    """A BEAM that tears down its old connection meanwhile forgets ours, and dials by itself.
+
+    A peer by hand: the greater name is ours, yet only the peer's attempt ever comes to anything.
+    """
+    async with reachable_node() as (node, port):
+        name = unique("a_peer")
+        assert name < node.name
+        asked = trio.Event()
+
+        async def ask_and_say_no_more(stream: trio.SocketStream) -> None:
+            flags = int(PLAIN)
+            machine = Acceptor(Identity(NodeName(name), flags, CREATION), ChallengeBook(lambda: 0))
+            while data := await stream.receive_some(1000):
+                for event in machine.receive(bytes(data)):
+                    if isinstance(event, NameReceived):
+                        await stream.send_all(machine.ask_alive(COOKIE.encode()))
+                    elif isinstance(event, Send) and not asked.is_set():
+                        await stream.send_all(event.data)  # the challenge
+                        asked.set()
+
+        async with trio.open_nursery() as nursery:
+            [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            nursery.start_soon(trio.serve_listeners, ask_and_say_no_more, [listener])
+            theirs = listener.socket.getsockname()[1]
+            async with open_registration(NodeName(name).basename, theirs):
+                with trio.fail_after(5):  # the dial alone would take 7 s, and come to nothing
+                    nursery.start_soon(node.connect, name)
+                    await asked.wait()
+                    async with open_intruder(node, port, name) as peer:
+                        await node.connect(name)
+                        assert await peer.heard_last() == []
+                    nursery.cancel_scope.cancel()

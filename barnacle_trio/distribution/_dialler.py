@@ -63,6 +63,16 @@ class _Dial:
             self.answered = None
             answered.set()
 
+    def concede(self) -> None:
+        """Let the peer's own attempt win, should it make one, whoever's name is greater.
+
+        A peer that asked whether we are still `alive` may notice meanwhile that its old connection
+        is gone, and dial by itself. A BEAM then forgets ours, and would wait for it for 7 s.
+        """
+        if self.answered is not None:
+            self.answered.set()
+            self.answered = None
+
 
 class Dialler:
     """Connects this node to peers.
@@ -196,7 +206,7 @@ class Dialler:
                 if name in self._local.peers:
                     return
             with dial.awaits_answer():
-                done, rival = await self._shake(stream, name)
+                done, rival = await self._shake(stream, name, dial)
             kept = self._local.adopt(stream, done, dialled=True, rival=rival) is not None
         except HandshakeRefused as error:
             if error.location is None:
@@ -207,7 +217,7 @@ class Dialler:
                 await trio.aclose_forcefully(stream)
 
     async def _shake(  # noqa: ASYNC910 - eof() always raises
-        self, stream: trio.abc.Stream, name: NodeName
+        self, stream: trio.abc.Stream, name: NodeName, dial: _Dial
     ) -> tuple[Done, bool]:
         cookie = self._local.cookies.for_peer(name)
         machine = Initiator(
@@ -238,6 +248,7 @@ class Dialler:
                             await stream.send_all(event.data)
                         case AliveAsked():
                             rival = False
+                            dial.concede()
                             steal = self._may_steal(name)
                             await stream.send_all(machine.answer_alive(steal))
                             if not steal:
