@@ -64,7 +64,8 @@ class History:
                 await self._more.wait()
         if scope.cancelled_caught:
             raise AssertionError(f"not within {within} s: {what}\n{self}")
-        return self.events[-1].at if self.events else 0.0
+        # Processes are not heard in the order in which they spoke.
+        return max((event.at for event in self.events), default=0.0)
 
     def seen_up(self, node: str) -> set[str]:
         """Whom a node has connected, as far as it told since it started last."""
