@@ -178,6 +178,15 @@ def test_atoms_behind_a_distribution_header() -> None:
         decode(b"\x83" + data)
 
 
+def test_a_large_value_behind_a_reference_is_not_looked_through() -> None:
+    class Large(bytes):
+        def __hash__(self) -> int:
+            raise AssertionError("hashing reads all of it")
+
+    large: Any = Large(b"much")
+    assert decode_bare(b"h\2a\1R\0", refs=(large,)) == ((1, large), 6)
+
+
 def test_a_closure_that_leans_on_a_distribution_header_is_refused() -> None:
     refs = (Atom("m"),)
     whole = closure("77016d", "6a")[1:]

@@ -138,8 +138,11 @@ def _cached_atom(data: bytes, place: int, room: Room) -> tuple[Atom, int]:
 
 
 def _atom(data: bytes, place: int, room: Room) -> tuple[Any, int]:
-    atom, end = read_atom(data, place - 1, room)
-    return _VALUES.get(atom, atom), end
+    value: Any
+    value, end = read_atom(data, place - 1, room)
+    # What a reference stands for may be a binary that was put together elsewhere: to look it up
+    # would be to hash all of it.
+    return (_VALUES.get(value, value) if type(value) is Atom else value), end
 
 
 def _float_text(data: bytes, place: int, _room: Room) -> tuple[float, int]:
