@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable
 
 import trio
@@ -16,7 +17,11 @@ from barnacle_trio._transport import Transport
 logger = logging.getLogger("barnacle_trio.dials")
 
 SILENT_AFTER = 1.0
-"""A dial that took so long (seconds) to fail met a host that does not answer."""
+"""A dial that took so long (seconds) to fail met a host that does not answer.
+
+One that has taken so long gives way, where there is no slot for a peer that is yet to be tried: a
+list of dead addresses may be longer than there are slots.
+"""
 
 
 class Dialler:
@@ -53,6 +58,7 @@ class Dialler:
         self._once = once
         self._woken = trio.Event()
         self._waiting: list[Dials] = []
+        self._under_way: dict[NodeName, _Attempt] = {}  # the oldest first
 
     def wake(self) -> None:
         """Have another look at the plan: dials may have come to be due."""
@@ -69,12 +75,27 @@ class Dialler:
         async with trio.open_nursery() as nursery:
             while True:
                 self._woken = trio.Event()
-                for name in self._plan.take_dials(trio.current_time()):
-                    nursery.start_soon(
-                        self._dial, name, name=f"barnacle[{self._barnacle}] dials {name}"
-                    )
-                with trio.move_on_at(self._plan.next_dial()):
+                now = trio.current_time()
+                for name in self._plan.take_dials(now):
+                    attempt = self._under_way[name] = _Attempt(now, self._dial_timeout)
+                    task = f"barnacle[{self._barnacle}] dials {name}"
+                    nursery.start_soon(self._dial, name, attempt, name=task)
+                with trio.move_on_at(min(self._plan.next_dial(), self._make_way())):
                     await self._woken.wait()
+
+    def _make_way(self) -> float:
+        """Have the oldest give way to one yet to be tried, if silent; gives when it will be."""
+        if self._once or not self._plan.is_untried_waiting():
+            return math.inf
+        oldest = next(iter(self._under_way.values()), None)
+        if oldest is None or oldest.yields:
+            return math.inf  # its end wakes us
+        due = oldest.started + SILENT_AFTER
+        if trio.current_time() < due:
+            return due
+        oldest.yields = True
+        oldest.scope.cancel("it gives way to a peer that is yet to be tried")
+        return math.inf
 
     def expect(self, names: Iterable[NodeName]) -> Dials:
         """What tells when the dials of these peers, under way or due, are over."""
@@ -86,32 +107,34 @@ class Dialler:
         """Nobody waits for them any more."""
         self._waiting.remove(dials)
 
-    async def _dial(self, name: NodeName) -> None:
-        started = trio.current_time()
+    async def _dial(self, name: NodeName, attempt: _Attempt) -> None:
         ups = self._plan.ups(name)
         error: Exception | None = None
         ended = False
         try:
-            error = await self._attempt(name)
+            error = await self._attempt(name, attempt)
             if error is None and self._plan.ups(name) == ups:
                 error = PeerUnreachable(
                     "connect() returned, but the transport tells of no connection"
                 )
             ended = True
         finally:
+            del self._under_way[name]
             self._plan.dial_ended(name, trio.current_time())
             if ended:
-                self._note(name, error, trio.current_time() - started)
+                self._note(name, error, trio.current_time() - attempt.started)
             self.settled([name])
             self.wake()
 
-    async def _attempt(self, name: NodeName) -> Exception | None:
+    async def _attempt(self, name: NodeName, attempt: _Attempt) -> Exception | None:
         await trio.lowlevel.checkpoint()
         try:
-            with trio.move_on_after(self._dial_timeout) as scope:
+            with attempt.scope:
                 await self._transport.connect(name)
-            if scope.cancelled_caught:
-                return PeerUnreachable(f"no answer within {self._dial_timeout:g} s")
+            if attempt.scope.cancelled_caught:
+                took = trio.current_time() - attempt.started
+                why = "; others are yet to be tried" if attempt.yields else ""
+                return PeerUnreachable(f"no answer within {took:.3g} s{why}")
             if self._confirm is not None:
                 await self._confirm()
         except Exception as error:
@@ -140,6 +163,15 @@ class Dialler:
                 "" if self._once else "; trying on",
                 extra=ALSO_AN_EVENT,
             )
+
+
+class _Attempt:
+    """A dial under way, since when, and whether it gives way to another one."""
+
+    def __init__(self, started: float, timeout: float) -> None:
+        self.started = started
+        self.scope = trio.CancelScope(deadline=started + timeout)
+        self.yields = False
 
 
 class Dials:

@@ -19,6 +19,8 @@ CAP_REFUSED = 0.3
 """The longest pause (seconds) of a recently lost peer whose host answers: it is restarting."""
 CAP_SILENT = 1.0
 """The longest pause (seconds) of a recently lost peer whose host does not answer."""
+MAX_RETRIES = 100.0
+"""About so many dials a second are spent on all peers together that were not lost just now."""
 STABLE = 30.0
 """A connection this old (seconds) makes earlier failures forgotten."""
 QUIET = 10.0
@@ -98,11 +100,15 @@ class Peer:
             return False
         return self.quarantined or self.is_quiet(now)
 
-    def pause(self, now: float, poll_interval: float, jitter: float) -> float:
-        """How long (seconds) to leave the peer alone: doubling, with full jitter in 0..1."""
-        cap = poll_interval
+    def pause(self, now: float, poll_interval: float, jitter: float, *, absent: int = 1) -> float:
+        """How long (seconds) to leave the peer alone: doubling, with full jitter in 0..1.
+
+        ``absent``: how many peers are not connected.
+        """
         if self.recently_lost(now):
-            cap = min(cap, CAP_SILENT if self.silent else CAP_REFUSED)
+            cap = min(poll_interval, CAP_SILENT if self.silent else CAP_REFUSED)
+        else:
+            cap = max(poll_interval, 2 * absent / MAX_RETRIES)  # half of it is the mean
         doublings = min(max(self.failures - 1, 0), 30)
         return float(jitter * min(cap, FIRST_DELAY * 2**doublings))
 

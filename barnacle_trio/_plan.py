@@ -10,9 +10,9 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
 from typing import Literal
 
+from barnacle_trio._dial_queue import DialQueue
 from barnacle_trio._events import DownReason, PeerStatus
 from barnacle_trio._names import NodeName
 from barnacle_trio._peers import NOWHERE, QUIET, STABLE, UNKNOWN, Peer
@@ -68,17 +68,11 @@ class Plan:
         self._peers: dict[NodeName, Peer] = {}
         # names without a record: whether they were pruned (else merely ours); oldest first
         self._past: dict[NodeName, bool] = {}
-        self._tickets = 0
-        # dials to come by time; those whose time has come by importance
-        self._queue: list[tuple[float, int, NodeName]] = []
-        self._ready: list[tuple[bool, int, int, NodeName]] = []
-        self._dials = 0
+        self._connected = 0
+        self._queue = DialQueue(self._peers, rules.max_dials)
         self._pruned: deque[float] = deque()
         self.held_back = 0
         """How many peers the share ``max_prune`` kept from being pruned the last time."""
-        # a few slots are kept for peers that were working a moment ago, so that a long list of
-        # dead addresses does not hold them up
-        self._unreserved = rules.max_dials - rules.max_dials // 8
 
     # -- facts: discovery -------------------------------------------------------------------
 
@@ -94,7 +88,7 @@ class Plan:
             if peer.named_now() and peer.connected:
                 adopted.add(name)
             if not peer.connected and not peer.dialling and peer.next_attempt is None:
-                self._schedule(peer, now)
+                self._queue.schedule(peer, now)
             peer.touch(now)
         dropped: set[NodeName] = set()
         if discovery.kind == "complete":
@@ -116,10 +110,11 @@ class Plan:
         if peer.connected:
             return False
         peer.connected, peer.up_since, peer.creation = True, now, creation
+        self._connected += 1
         peer.ups += 1
         peer.quarantined = peer.pruning = False
         peer.last_error = peer.left_at = None
-        self._unschedule(peer)
+        self._queue.unschedule(peer)
         peer.touch(now)
         return peer.ours
 
@@ -129,6 +124,7 @@ class Plan:
         if peer is None or not peer.connected:
             return None
         peer.connected = False
+        self._connected -= 1
         ours, fresh = peer.ours, False
         if peer.pruning:
             peer.pruning = peer.ours = peer.named = False
@@ -142,9 +138,9 @@ class Plan:
             peer.lost_at = None
         if reason == "left":
             peer.left_at, peer.location = now, UNKNOWN
-            self._schedule(peer, now + QUIET)
+            self._queue.schedule(peer, now + QUIET)
         elif reason == "closed_by_us":
-            self._schedule(peer, now + self._rules.poll_interval)  # on purpose: no haste
+            self._queue.schedule(peer, now + self._rules.poll_interval)  # on purpose: no haste
         else:
             if reason != "replaced":
                 fresh = peer.lost_at is None
@@ -153,7 +149,7 @@ class Plan:
                 if not stable:
                     peer.failures += 1  # a connection that does not last is no success
             peer.silent = reason == "silent"
-            self._schedule(peer, now + self._pause(peer, now))
+            self._queue.schedule(peer, now + self._pause(peer, now))
         peer.touch(now)
         self._forget(peer, now)
         return Loss(ours=ours, reason=reason, fresh=fresh and ours)
@@ -178,13 +174,13 @@ class Plan:
 
     def dial_ended(self, name: NodeName, now: float) -> None:
         """A dial is over, one way or another; to be called first, once for each one taken."""
-        self._dials -= 1
+        self._queue.ended()
         peer = self._peers[name]  # a peer that is dialled is never forgotten
         peer.dialling = False
         if not peer.connected:
             # as if it had not been tried (the outcome follows, unless the dial was cancelled), or
             # when it was due after it came up and was lost again meanwhile
-            self._schedule(peer, now if peer.next_attempt is None else peer.next_attempt)
+            self._queue.schedule(peer, now if peer.next_attempt is None else peer.next_attempt)
         peer.touch(now)
         self._forget(peer, now)
 
@@ -197,7 +193,7 @@ class Plan:
         peer.silent = silent
         peer.quarantined = False
         peer.last_error = error
-        self._schedule(peer, now + self._pause(peer, now))
+        self._queue.schedule(peer, now + self._pause(peer, now))
         peer.touch(now)
         return self._is_news(peer, error)
 
@@ -212,7 +208,7 @@ class Plan:
         peer.quarantined = True
         peer.location = location
         peer.last_error = error
-        self._schedule(peer, now + peer.quarantine())
+        self._queue.schedule(peer, now + peer.quarantine())
         peer.touch(now)
         return self._is_news(peer, error)
 
@@ -234,7 +230,7 @@ class Plan:
         if where is None or where == peer.location:
             return False
         peer.quarantined, peer.refusals, peer.left_at = False, 0, None
-        self._schedule(peer, now)
+        self._queue.schedule(peer, now)
         peer.touch(now)
         return True
 
@@ -248,46 +244,27 @@ class Plan:
                 continue
             forced.add(peer.name)
             if not peer.dialling:
-                self._schedule(peer, now)
+                self._queue.schedule(peer, now)
         return frozenset(forced)
 
     def take_dials(self, now: float) -> list[NodeName]:
         """The peers to dial now, within the free slots. Each counts as dialled from here on."""
-        while self._queue and self._queue[0][0] <= now:
-            _when, ticket, name = heappop(self._queue)
-            peer = self._peers.get(name)
-            if peer is None or peer.ticket != ticket:
-                continue
-            if not peer.is_wanted(now, self._rules.prune_after):
-                self._unschedule(peer)
-                continue
-            stranger = not peer.recently_lost(now)
-            heappush(self._ready, (stranger, peer.failures, ticket, name))
-        taken: list[NodeName] = []
-        while self._ready:
-            stranger, _failures, ticket, name = self._ready[0]
-            if self._dials >= (self._unreserved if stranger else self._rules.max_dials):
-                break
-            heappop(self._ready)
-            peer = self._peers.get(name)
-            if peer is None or peer.ticket != ticket:
-                continue
-            self._dials += 1
-            self._unschedule(peer)
+        taken = self._queue.take(now, lambda peer: peer.is_wanted(now, self._rules.prune_after))
+        for peer in taken:
             peer.dialling = True
             peer.touch(now)
-            taken.append(name)
-        return taken
+        return [peer.name for peer in taken]
 
     def next_dial(self) -> float:
         """When to ask again for dials, if nothing else happens: a time, or infinity."""
-        while self._queue:
-            when, ticket, name = self._queue[0]
-            peer = self._peers.get(name)
-            if peer is not None and peer.ticket == ticket:
-                return when
-            heappop(self._queue)
-        return math.inf
+        return self._queue.next()
+
+    def is_untried_waiting(self) -> bool:
+        """Whether there is no slot for a peer that no dial has failed to reach so far.
+
+        Who has not answered for a while may give way to it.
+        """
+        return self._queue.is_untried_waiting()
 
     def take_prunes(
         self,
@@ -402,30 +379,8 @@ class Plan:
         return peer.is_gone(now, after=self._rules.prune_after, answers=self._rules.prune_answers)
 
     def _pause(self, peer: Peer, now: float) -> float:
-        return peer.pause(now, self._rules.poll_interval, self._rng())
-
-    def _schedule(self, peer: Peer, when: float) -> None:
-        self._tickets += 1
-        peer.ticket, peer.next_attempt = self._tickets, when
-        if peer.dialling:
-            return  # see `dial_ended`
-        heappush(self._queue, (when, peer.ticket, peer.name))
-        if len(self._queue) + len(self._ready) > 4 * len(self._peers) + 64:
-            self._tidy()
-
-    def _tidy(self) -> None:
-        """Drop entries of dials that were planned anew since: most of them lie in the future."""
-        self._queue = [entry for entry in self._queue if self._is_valid(entry[1], entry[2])]
-        self._ready = [entry for entry in self._ready if self._is_valid(entry[2], entry[3])]
-        heapify(self._queue)
-        heapify(self._ready)
-
-    def _is_valid(self, ticket: int, name: NodeName) -> bool:
-        peer = self._peers.get(name)
-        return peer is not None and peer.ticket == ticket
-
-    def _unschedule(self, peer: Peer) -> None:
-        peer.ticket, peer.next_attempt = 0, None
+        absent = len(self._peers) - self._connected
+        return peer.pause(now, self._rules.poll_interval, self._rng(), absent=absent)
 
     def _is_news(self, peer: Peer, error: Exception) -> bool:
         told = (peer.state, type(error), peer.flaps)

@@ -78,6 +78,35 @@ async def test_each_node_backs_off_alone(autojump_clock: MockClock) -> None:
         assert trio.current_time() <= 35
 
 
+async def test_silent_names_hold_up_nobody_new(autojump_clock: MockClock) -> None:
+    """F14: however many dead addresses there are, whoever lives is connected soon."""
+    silent = [f"silent{n}@10.0.0.1" for n in range(300)]
+    transport = FakeTransport(reachable=[A, B, C])
+    for name in silent:
+        transport.peer(name).on_connect = HANG
+    async with open_world(*silent, A, B, C, transport=transport) as world:
+        await world.barnacle.wait_for_nodes(3)
+        assert trio.current_time() <= 6  # 56 at once, a second for each lot
+        assert transport.most_dialling <= 64
+        await trio.sleep(60)
+        # Now that all were tried, each has its whole time.
+        errors = {str(world.barnacle.status().peers[NodeName(name)].last_error) for name in silent}
+        assert errors == {"no answer within 7 s"}
+
+
+async def test_a_newcomer_waits_for_no_slot(autojump_clock: MockClock) -> None:
+    silent = [f"silent{n}@10.0.0.1" for n in range(64)]
+    transport = FakeTransport(reachable=[A])
+    for name in silent:
+        transport.peer(name).on_connect = HANG
+    async with open_world(*silent, transport=transport) as world:
+        await trio.sleep(100)
+        world.strategy.answer = [*silent, A]
+        await world.barnacle.wait_for_nodes(1)
+        # The next poll, and at the most until one of the silent ones was so for a second.
+        assert trio.current_time() <= 100 + 5 * 1.1 + 1
+
+
 async def test_a_partition_heals_fast(autojump_clock: MockClock) -> None:
     """F5: all peers at once, not one after the other; brisk for the first minute."""
     names = [f"n{n}@10.0.0.{n}" for n in range(20)]

@@ -81,6 +81,17 @@ async def test_run_once_connects_and_returns(autojump_clock: MockClock) -> None:
     assert transport.connected == {A, C}
 
 
+async def test_run_once_gives_each_its_whole_time(autojump_clock: MockClock) -> None:
+    """It dials nobody twice, so nobody gives way."""
+    names = [f"slow{n}@10.0.0.1" for n in range(100)]
+    transport = FakeTransport(reachable=names)
+    for name in names:
+        transport.peer(name).delay = 3.0
+    result = await run_once(ScriptedStrategy(names), transport)
+    assert result.nodes == set(names)
+    assert not result.failed
+
+
 async def test_run_once_prunes_at_once_what_all_covers(autojump_clock: MockClock) -> None:
     transport = FakeTransport(reachable=[A])
     transport.dial_in(A)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Literal
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from barnacle_trio._errors import DiscoveryError, HandshakeRefused, PeerUnreachable
 from barnacle_trio._names import NodeName
-from barnacle_trio._peers import CAP_REFUSED, CAP_SILENT, QUIET
+from barnacle_trio._peers import CAP_REFUSED, CAP_SILENT, MAX_RETRIES, QUIET
 from barnacle_trio._plan import MAX_PAST, Plan, Prune, Rules
 from barnacle_trio._strategy import Discovery
 
@@ -37,7 +38,7 @@ def failed() -> Discovery:
 
 def make(
     *,
-    rng: float = 1.0,
+    rng: float | Callable[[], float] = 1.0,
     poll_interval: float = 5.0,
     prune: Prune = "discovered",
     prune_after: float = 60.0,
@@ -51,7 +52,7 @@ def make(
         max_prune=max_prune,
         max_dials=max_dials,
     )
-    return Plan(LOCAL, rules, lambda: rng)
+    return Plan(LOCAL, rules, rng if callable(rng) else lambda: rng)
 
 
 def with_up(plan: Plan, *names: NodeName, now: float = 0.0) -> Plan:
@@ -160,6 +161,33 @@ def test_a_crash_loop_is_dialled_ever_more_slowly() -> None:
         now = plan.next_dial()
     assert [b - a for a, b in pairwise(ups)][-1] == pytest.approx(5.1)
     assert len(ups) < 200
+
+
+def test_a_long_list_of_dead_names_costs_so_many_dials_a_second() -> None:
+    chance = random.Random(7)
+    plan = make(rng=chance.random)
+    plan.answer(complete(*(f"dead{n}@h" for n in range(1000))), 0.0)
+    dials: list[float] = []
+    now = 0.0
+    while now < 120.0:
+        for name in plan.take_dials(now):
+            dials.append(now)
+            plan.dial_ended(name, now)
+            plan.failed(name, PeerUnreachable("no"), now, silent=False)
+        now = now if plan.is_untried_waiting() else plan.next_dial()
+    late = [at for at in dials if at >= 60.0]
+    assert MAX_RETRIES / 2 < len(late) / 60.0 < MAX_RETRIES * 1.5
+
+
+def test_a_long_list_of_dead_names_slows_down_nobody_who_was_there() -> None:
+    plan = with_up(make(), A)
+    plan.answer(complete(A, *(f"dead{n}@h" for n in range(1000))), 50.0)
+    plan.down(A, "lost", 50.0)
+    now = 50.0
+    for _ in range(10):
+        now = plan.status()[A].next_attempt or now
+        assert A in plan.take_dials(now)
+        assert fail(plan, A, now) <= now + CAP_REFUSED
 
 
 def test_slots_go_to_recently_connected_peers_first() -> None:
@@ -567,7 +595,7 @@ def test_planning_anew_again_and_again_leaves_nothing_behind() -> None:
         plan.force(0.0)
         for name in plan.take_dials(0.0):
             refuse(plan, name, 0.0)
-    assert len(plan._queue) + len(plan._ready) < 100
+    assert len(plan._queue._queue) + len(plan._queue._ready) < 100
     assert plan.force(0.0) == {A, B, C}
 
 
