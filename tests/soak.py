@@ -50,7 +50,7 @@ from barnacle_trio.testing import HANG, EventRecorder, MemoryNetwork, ScriptedSt
 from barnacle_trio.testing._scripted import Answer
 from tests.beam import COOKIE
 from tests.conftest import free_port
-from tests.scale import resident
+from tests.scale import descriptors, resident
 
 DAY = 86_400.0
 MEMORY = 16 << 20
@@ -477,10 +477,6 @@ async def memory_cuts(cycles: int) -> list[Sample]:
     return samples
 
 
-def _descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 async def real_starts(cycles: int) -> list[Sample]:
     """Nodes on sockets, with a port mapper, that start, meet another and stop."""
     samples: list[Sample] = []
@@ -493,7 +489,7 @@ async def real_starts(cycles: int) -> list[Sample]:
             while set(await names("127.0.0.1")) != {"soak_hub"}:  # noqa: ASYNC110 - it is told here
                 await trio.sleep(0.01)
             await _calm()
-            samples.append(Sample.take(_descriptors()))
+            samples.append(Sample.take(descriptors()))
     return samples
 
 
@@ -519,7 +515,7 @@ async def real_cuts(cycles: int) -> list[Sample]:
             for barnacle in barnacles:
                 await barnacle.wait_for_nodes(1)
             await _calm()
-            samples.append(Sample.take(_descriptors()))
+            samples.append(Sample.take(descriptors()))
             await _run("nft", "add rule inet soak in drop")
             for barnacle in barnacles:
                 await barnacle.nodes.wait_value(frozenset())
@@ -530,7 +526,7 @@ async def real_cuts(cycles: int) -> list[Sample]:
 async def _calm() -> None:
     """Wait until what is over has ended; as real things do, that takes some moments."""
     before = -1
-    while (now := trio.lowlevel.current_statistics().tasks_living + _descriptors()) != before:
+    while (now := trio.lowlevel.current_statistics().tasks_living + descriptors()) != before:
         before = now
         await trio.sleep(0.02)
 

@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 import trio
 
-from tests.lab import loopback, networks, processes, random_faults
+from tests.lab import loopback, name_service, networks, processes, random_faults
 from tests.lab.checker import Fault, check
 from tests.lab.history import Happened, History
 from tests.lab.network import Host, missing, open_lan
@@ -32,6 +32,7 @@ BATCHES: dict[str, list[Callable[[], Awaitable[Result]]]] = {
         networks.mtu_hole,
         networks.forming,
         partial(processes.wall_clock, seconds=2),
+        partial(name_service.name_service, seconds=3),
     ],
     "processes that end": [
         processes.crash,

@@ -78,6 +78,15 @@ class Member:
         return self.kind is None
 
 
+@dataclass(frozen=True)
+class Holding:
+    """What a process holds: tasks, descriptors, bytes of memory."""
+
+    tasks: int
+    descriptors: int
+    memory: int
+
+
 class Cluster:
     """Nodes on a `Lan`, and their history. Made by `open_cluster`."""
 
@@ -118,7 +127,7 @@ class Cluster:
             others = [each.name for each in self.members.values() if each is not member]
             member.peers = [*before, *others]
         if member.kind is not None:
-            await self._run_epmd(member)
+            await self.start_port_mapper(member.host.name)
         environment = {**os.environ, **member.options.get("env", {})}
         if member.kind is not None:
             environment = member.kind.environ(**member.options.get("env", {}))
@@ -139,15 +148,6 @@ class Cluster:
         if not there.is_set():
             raise AssertionError(f"{member.name} did not start:\n" + "\n".join(member.log))
 
-    async def _run_epmd(self, member: Member) -> None:
-        """The port mapper of a host with a BEAM, which would start one that outlives it."""
-        if _has_epmd(member.host):
-            return
-        daemon = member.host.command("epmd", "-daemon")
-        await trio.run_process(daemon)
-        while not _has_epmd(member.host):  # noqa: ASYNC110 - nobody could set an event
-            await trio.sleep(0.01)
-
     def _command(self, member: Member) -> list[str]:
         options = member.options
         if member.kind is None:
@@ -158,6 +158,8 @@ class Cluster:
                 "node": options.get("node", {}),
                 "barnacle": options.get("barnacle", {}),
                 "chatter": options.get("chatter", 0),
+                "resolver": options.get("resolver", ""),
+                "query": options.get("query", ""),
             }
             return [sys.executable, "-m", "tests.lab.python_node", json.dumps(spec)]
         flags = ["-name", member.name, "-setcookie", COOKIE, "-start_epmd", "false"]
@@ -237,6 +239,21 @@ class Cluster:
         _signal(process, signal.SIGCONT)
         self.history.tell("heal", self.members[host].name, reason="freeze")
 
+    async def start_port_mapper(self, host: str) -> None:
+        """Run the daemon of a host with a BEAM, which would start one that outlives it."""
+        lan_host = self.lan[host]
+        if _port_mappers(lan_host):
+            return
+        await trio.run_process(lan_host.command("epmd", "-daemon"))
+        while not _port_mappers(lan_host):  # noqa: ASYNC110 - nobody could set an event
+            await trio.sleep(0.01)
+
+    def kill_port_mapper(self, host: str) -> None:
+        """End the daemon of a host."""
+        self.history.tell("fault", self.members[host].name, reason="the port mapper is killed")
+        for pid in _port_mappers(self.lan[host]):
+            os.kill(pid, signal.SIGKILL)
+
     def vanish(self, host: str) -> None:
         """As if the plug was pulled: no packet leaves, and then the process is no more."""
         others = [each for each in self.lan.hosts if each != host]
@@ -251,6 +268,20 @@ class Cluster:
         for member in self.running:
             assert member.process is not None
             member.process.kill()
+
+    async def count(self, host: str) -> Holding:
+        """What a Python node holds at this moment."""
+        began = self.history.now
+        process = self.members[host].process
+        assert process is not None
+        _signal(process, signal.SIGUSR1)
+        name = self.members[host].name
+        await self.history.until(
+            lambda: self.history.first(began, "count", name, "") is not None, 30, "a count"
+        )
+        counted = self.history.first(began, "count", name, "")
+        assert counted is not None
+        return Holding(*map(int, counted.reason.split()))
 
     # -- what is waited for --
 
@@ -288,12 +319,13 @@ class Cluster:
         )
 
 
-def _has_epmd(host: Host) -> bool:
+def _port_mappers(host: Host) -> list[int]:
+    found = []
     for pid in host.pids():
         with suppress(OSError):
             if Path(f"/proc/{pid}/comm").read_text().strip() == "epmd":
-                return True
-    return False
+                found.append(pid)
+    return found
 
 
 def _signal(process: trio.Process, how: signal.Signals) -> None:
@@ -317,8 +349,8 @@ async def open_cluster(
       wire: see `open_lan`.
       seed: see ``wire``.
       black_holes: addresses where nobody answers, which stand first in everybody's list of peers.
-      options: of the nodes: ``node`` and ``barnacle`` for Python's, ``flags`` and ``poll``
-        (milliseconds) for BEAM's.
+      options: of the nodes: ``node`` and ``barnacle`` for Python's, which discover by DNS if told
+        a ``resolver`` and a ``query``, and ``flags`` and ``poll`` (milliseconds) for BEAM's.
     """
     with open_lan(kinds, wire=wire, seed=seed) as lan:
         history = History()

@@ -1,7 +1,7 @@
 """A Python node of the laboratory, in a process of its own; run by `tests.lab.cluster`.
 
 It is told what to be by one JSON object and prints one for each thing that it sees. It drains when
-told so by SIGTERM, and ends with its standard input.
+told so by SIGTERM, counts what it holds at SIGUSR1, and ends with its standard input.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from contextlib import suppress
 from typing import Any
 
 import trio
+from dns.asyncresolver import Resolver
 
-from barnacle_trio import NodeDown, NodeUp, epmd, open_barnacle, open_node
+from barnacle_trio import NodeDown, NodeUp, dns, epmd, open_barnacle, open_node
+from tests.scale import descriptors, resident
 
 
 def tell(what: str, **fields: object) -> None:
@@ -27,10 +29,11 @@ def tell(what: str, **fields: object) -> None:
 async def be(spec: dict[str, Any]) -> None:
     async with (
         open_node(spec["name"], cookie=spec["cookie"], **spec["node"]) as node,
-        open_barnacle(epmd(spec["peers"]), node, **spec["barnacle"]) as barnacle,
+        open_barnacle(strategy_of(spec), node, **spec["barnacle"]) as barnacle,
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(drain_on_sigterm, barnacle, nursery.cancel_scope)
+        nursery.start_soon(count_on_sigusr1)
         if spec["chatter"]:
             nursery.start_soon(chat, node, barnacle, spec["chatter"])
         with barnacle.open_listener(10_000) as events:
@@ -40,6 +43,22 @@ async def be(spec: dict[str, Any]) -> None:
                     tell("up", peer=event.node)
                 elif isinstance(event, NodeDown):
                     tell("down", peer=event.node, reason=event.reason)
+
+
+def strategy_of(spec: dict[str, Any]) -> Any:
+    if not spec["resolver"]:
+        return epmd(spec["peers"])
+    resolver = Resolver(configure=False)
+    resolver.nameservers = [spec["resolver"]]
+    return dns(spec["query"], resolver=resolver)
+
+
+async def count_on_sigusr1() -> None:
+    """Tell what this process holds: tasks, descriptors, bytes of memory."""
+    with trio.open_signal_receiver(signal.SIGUSR1) as signals:
+        async for _ in signals:
+            tasks = trio.lowlevel.current_statistics().tasks_living
+            tell("count", reason=f"{tasks} {descriptors()} {resident()}")
 
 
 async def drain_on_sigterm(barnacle: Any, scope: trio.CancelScope) -> None:

@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import AsyncExitStack
 
 import trio
 
 from tests.lab.checker import Fault
 from tests.lab.cluster import Cluster, erlangs, open_cluster
+from tests.lab.name_server import KINDS, NameServer
+from tests.lab.name_service import SERVER, open_named_cluster
 from tests.lab.scenario import Result, finish, hosts, options, pairs, scenario
+
+WITNESS = "a"
+"""The one host whose process is never ended, so that it can be seen to hold no more and more."""
 
 
 class Nemesis:
     """Does one thing after another to a cluster, and notes what."""
 
-    def __init__(self, cluster: Cluster, chance: random.Random) -> None:
+    def __init__(
+        self, cluster: Cluster, chance: random.Random, server: NameServer | None = None
+    ) -> None:
         self._cluster = cluster
         self._chance = chance
+        self._server = server
         self.faults: list[Fault] = []
         self._busy: set[str] = set()  # hosts whose process something is done to
 
     async def rage(self, seconds: float, *, at_once: int = 2) -> None:
         """Go on for so long; afterwards all is well again."""
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as self._nursery:
             for _ in range(at_once):
-                nursery.start_soon(self._rage, self._cluster.history.now + seconds)
+                self._nursery.start_soon(self._rage, self._cluster.history.now + seconds)
         self._cluster.lan.heal()
 
     async def _rage(self, until: float) -> None:
@@ -39,7 +48,10 @@ class Nemesis:
             self._freeze,
             self._sockets,
             self._lose,
+            self._port_mapper,
         ]
+        if self._server is not None:
+            kinds.append(self._name_server)
         while self._cluster.history.now < until:
             await self._chance.choice(kinds)()
             await trio.sleep(self._chance.uniform(0, 3))
@@ -100,14 +112,42 @@ class Nemesis:
         between = pairs(self._cluster.names(one), self._cluster.names(other))
         self.faults.append(Fault(begin, begin, between))
 
+    async def _name_server(self) -> None:
+        """Nobody falls for that."""
+        server = self._server
+        if server is None or SERVER in self._busy:
+            return
+        self._busy.add(SERVER)
+        kind = self._chance.choice(KINDS)
+        self._cluster.history.tell("fault", reason=f"dns: {kind}")
+        await server.fail(kind, self._nursery)
+        await trio.sleep(self._chance.uniform(0.5, 18))
+        await server.mend()
+        self._cluster.history.tell("heal", reason=f"dns: {kind}")
+        self._busy.discard(SERVER)
+
+    async def _port_mapper(self) -> None:
+        """A daemon's end; nobody falls for that. An embedded one ends with its node."""
+        free = [each for each in self._hosts() if each not in self._busy]
+        host = next((each for each in free if not self._cluster[each].is_python), None)
+        if host is None:
+            return
+        self._busy.add(host)
+        self._cluster.kill_port_mapper(host)
+        await trio.sleep(self._chance.uniform(0, 6))
+        await self._cluster.start_port_mapper(host)
+        self._busy.discard(host)
+
     async def _restart(self) -> None:
-        await self._do_to_one(self._kill_and_start)
+        await self._do_to_one(self._kill_and_start, spared=(WITNESS,))
 
     async def _freeze(self) -> None:
         await self._do_to_one(self._freeze_and_thaw)
 
-    async def _do_to_one(self, what: Callable[[str], Awaitable[None]]) -> None:
-        free = [each for each in self._hosts() if each not in self._busy]
+    async def _do_to_one(
+        self, what: Callable[[str], Awaitable[None]], spared: Collection[str] = ()
+    ) -> None:
+        free = [each for each in self._hosts() if each not in self._busy and each not in spared]
         if not free:
             return
         host = free[0]
@@ -133,20 +173,47 @@ class Nemesis:
 
 @scenario
 async def at_random(
-    seed: int = 0, *, seconds: float = 40, nodes: int = 4, at_once: int = 2, mixed: int = 0
+    seed: int = 0,
+    *,
+    seconds: float = 40,
+    nodes: int = 4,
+    at_once: int = 2,
+    mixed: int = 0,
+    dns: int = 0,
 ) -> Result:
-    """Faults at random, and then a full mesh; nothing falls for which nothing was done."""
+    """Faults at random, and then a full mesh; nothing falls for which nothing was done.
+
+    ``mixed``: BEAM nodes among them. ``dns``: a DNS server that fails, too, tells who there is.
+    One lives through it all, and holds in the end what it did when all was warm.
+    """
     result = Result("at_random", seed)
     kinds = hosts(nodes)
     if mixed:
         kinds |= {f"erl{each.version}": each for each in erlangs()}
-    async with open_cluster(kinds, black_holes=2, **options()) as cluster:
+    async with AsyncExitStack() as stack:
+        server = None
+        if dns:
+            cluster, server = await stack.enter_async_context(
+                open_named_cluster(kinds, **options())
+            )
+        else:
+            cluster = await stack.enter_async_context(
+                open_cluster(kinds, black_holes=2, **options())
+            )
         await cluster.start()
         await cluster.mesh(30)
-        nemesis = Nemesis(cluster, random.Random(seed))
-        await nemesis.rage(seconds, at_once=at_once)
-        end = cluster.history.now
+        nemesis = Nemesis(cluster, random.Random(seed), server)
+        warm = min(60.0, seconds / 10)
+        await nemesis.rage(warm, at_once=at_once)
         # A node that was unheard for long may still have to find out that it is.
+        await cluster.mesh(60)
+        before = await cluster.count(WITNESS)
+        await nemesis.rage(seconds - warm, at_once=at_once)
+        end = cluster.history.now
         result.note("full mesh afterwards, s", max(0.0, await cluster.mesh(60) - end), 15.0)
+        after = await cluster.count(WITNESS)
         result.note("faults", float(len(nemesis.faults)), float("inf"))
+        result.note("tasks more than before", after.tasks - before.tasks, 10)
+        result.note("descriptors more than before", after.descriptors - before.descriptors, 10)
+        result.note("MiB more than before", (after.memory - before.memory) / 2**20, 16)
         return finish(result, cluster, nemesis.faults)
