@@ -1,7 +1,7 @@
 """Every parser against what others might write: the corpus, what ever crashed, and faults of both.
 
-The searching is done by hand, see `tests.fuzz.__main__`. With ``BARNACLE_TRIO_LONG=1`` two
-hundred thousand faults are tried of each target, else some thousands, the same ones each time.
+The searching is done by ``python -m tests.fuzz``. With ``BARNACLE_TRIO_LONG=1`` two hundred
+thousand faults are tried of each target, else some thousands, the same ones each time.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from tests.fuzz.mutation import mutated
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import PARSERS, TARGETS
 from tests.scale import scaled
 
 FOLDER = Path(__file__).parent / "fuzz"
-FAULTS = scaled(10_000, 200_000)
+FAULTS = scaled(3_000, 200_000)
 COUNTED_EVERY = 50
 # Lines of Python that an input may cost: so many, and so many for each of its bytes. What is linear
 # stays far below, what is quadratic comes above it at some length.
@@ -109,7 +109,11 @@ def test_without_a_target_they_are_listed() -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.split() == [*TARGETS, "all"]
+    assert done.stdout.split() == [*TARGETS, "all", "parsers"]
+
+
+def test_each_target_is_one_of_a_parsers() -> None:
+    assert sorted(target for targets in PARSERS.values() for target in targets) == sorted(TARGETS)
 
 
 def test_a_corpus_has_its_target() -> None:

@@ -41,3 +41,19 @@ TARGETS: dict[str, Target] = {
     "kube_page": Target(kubernetes.page, kubernetes.page_seeds),
     "kube_watch": Target(kubernetes.watch, kubernetes.watch_seeds),
 }
+
+PARSERS: dict[str, tuple[str, ...]] = {
+    "terms": ("etf", "etf_bounded", "etf_bare", "etf_compressed"),
+    "frames and control messages": ("frames", "control", "fragments"),
+    "handshake, accepting": ("acceptor",),
+    "handshake, dialling": ("initiator",),
+    "port mapper, serving": ("epmd_server",),
+    "port mapper, asking": ("epmd_client",),
+    "gossip": ("gossip",),
+    "DNS": ("dns", "addresses"),
+    "files of hosts": ("hosts_file",),
+    "flags": ("flags", "erl_flags"),
+    "files of terms and of names": ("erlang_terms", "memory_file"),
+    "databases and Kubernetes": ("postgres", "kube_objects", "kube_page", "kube_watch"),
+}
+"""What others might write, and the targets that share its time in CI."""
