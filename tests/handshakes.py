@@ -26,6 +26,7 @@ FLAGS = int(OUR_FLAGS | Flag.PUBLISHED)
 ANN = Identity(NodeName("ann@127.0.0.1"), FLAGS, 7)
 BOB = Identity(NodeName("bob@127.0.0.1"), FLAGS, 8)
 OTP_25 = 0xD07DF7FBD
+OTP_29 = 0x6D07DF7FBD
 
 
 @dataclass

@@ -32,7 +32,7 @@ from tests.beam import COOKIE, unique
 from tests.cli_lab import assert_fails, barnacle, running
 from tests.conftest import free_port
 from tests.doctors import examine
-from tests.handshakes import FLAGS, OTP_25, challenge_message, framed, status
+from tests.handshakes import FLAGS, OTP_25, OTP_29, challenge_message, framed, status
 
 PEER = NodeName("bob@127.0.0.1")
 
@@ -113,6 +113,7 @@ def test_a_version_is_told_by_what_it_can_do() -> None:
         (FLAGS, "Erlang/OTP 25 can"),
         (OTP_25, "Erlang/OTP 25 can"),
         (FLAGS | Flag.ALTACT_SIG, "Erlang/OTP 28 can"),
+        (OTP_29, "Erlang/OTP 29 can"),
         (FLAGS & ~Flag.MANDATORY_25_DIGEST, "Erlang/OTP 23 can"),
     ):
         findings = judge_handshake(PEER, Shaken(peer=Identity(PEER, int(flags), 1)))

@@ -31,7 +31,8 @@ async def test_a_node_that_is_well(erlang: Erlang, mapper: None) -> None:
         findings = ended.objects()
         assert {each["state"] for each in findings} == {"ok"}
         version = next(each["found"] for each in findings if each["step"] == "version")
-        assert f"Erlang/OTP {erlang.version} can" in version
+        able = {"26": "25", "27": "25"}.get(erlang.version, erlang.version)  # can no more than 25
+        assert f"Erlang/OTP {able} can" in version
         assert await beam.eval("nodes(connected)") == "[]"
 
 

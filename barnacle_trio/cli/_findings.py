@@ -306,6 +306,8 @@ def _judge_version(flags: int) -> Finding:
     release = 23
     if flags & Flag.MANDATORY_25_DIGEST:
         release = 28 if flags & Flag.ALTACT_SIG else 25
+    if flags & Flag.NATIVE_RECORDS:
+        release = 29
     found = f"it can do what Erlang/OTP {release} can, or more"
     return Finding(step="version", state="ok", found=found)
 

@@ -45,6 +45,7 @@ class Flag(IntFlag):
     ALIAS = 1 << 35
     LOCAL_EXT = 1 << 36
     ALTACT_SIG = 1 << 37
+    NATIVE_RECORDS = 1 << 38  # of OTP 29, which sends them to whoever does not offer it, too
 
 
 MANDATORY = (
