@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+from functools import cache
 from typing import Any
 
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from barnacle_trio.etf import (
@@ -18,6 +20,7 @@ from barnacle_trio.etf import (
     Reference,
 )
 from barnacle_trio.etf._encode import canonical
+from tests.scale import LONG
 
 Strategy = st.SearchStrategy[Any]
 
@@ -132,6 +135,28 @@ def keys(draw: st.DrawFn) -> Any:
 def terms(max_leaves: int = 12) -> Strategy:
     """Every kind of term but closures, `str` and maps with keys of all kinds among them."""
     return st.recursive(leaves(), lambda inner: _containers(inner, keys()), max_leaves=max_leaves)
+
+
+@cache
+def random_terms(count: int) -> list[Any]:
+    """Terms of every kind, the same ones each time unless it is the long form."""
+    found: list[Any] = []
+
+    @settings(
+        max_examples=count // 10,
+        database=None,
+        deadline=None,
+        derandomize=not LONG,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.lists(terms(), min_size=10, max_size=12))
+    def collect(some: list[Any]) -> None:
+        found.extend(some)
+
+    while len(found) < count:
+        collect()
+    return found[:count]
 
 
 def normal(term: Any) -> Any:

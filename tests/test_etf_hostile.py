@@ -289,9 +289,21 @@ def test_77_atoms_and_pids_are_not_kept_for_ever() -> None:
 # 78
 
 
-@pytest.mark.parametrize(("size", "bits"), [(1, 0), (1, 9), (1, 255), (0, 1), (0, 8)])
+@pytest.mark.parametrize(("size", "bits"), [(1, 0), (1, 9), (1, 255), (0, 0), (0, 1), (0, 8)])
 def test_78_bits_that_cannot_be(size: int, bits: int) -> None:
     refused(V + b"M" + size.to_bytes(4) + bytes([bits]) + bytes(size), "bits in the last")
+
+
+def test_78_what_others_would_die_of_is_not_passed_on_inside_a_fun() -> None:
+    """Its bytes are kept as they came, and OTP 28 dies of a BIT_BINARY without any."""
+    rest = b"\0" + bytes(16) + bytes(4) + (1).to_bytes(4) + b"w\1ma\0a\0"
+    rest += Pid(Atom("a@127.0.0.1"), 1, 2, 3).wire
+    for free, match in ((b"a\1", None), (b"M\0\0\0\0\0", "bits in the last")):
+        fun = V + b"p" + (len(rest) + 4 + len(free)).to_bytes(4) + rest + free
+        if match is None:
+            assert encode(decode(fun)) == fun
+        else:
+            refused(fun, match)
 
 
 def test_78_bits_that_are_not_used_do_not_tell_terms_apart() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -564,3 +565,26 @@ async def test_what_we_hold_on_an_older_incarnation_of_a_beam_node(erlang: Erlan
             box.unlink(stale)
             await node.send(stale, "for the dead")
             assert await node.ping(name)
+
+
+async def test_links_to_an_older_incarnation_of_a_beam_node_never_cost_the_connection(
+    erlang: Erlang,
+) -> None:
+    """It closes on an unlink, and on an exit, that is for a pid of a creation not its own."""
+    async with open_stage(erlang) as stage:
+        node, beam = stage.node, stage.beam
+        downs: list[object] = []
+        alive = (await stage.puppet()).pid
+        stale = replace(alive, creation=alive.creation ^ 1)
+        node.subscribe(downs.append)
+        async with node.open_mailbox(trap_exits=True) as box:
+            box.link(stale)
+            box.unlink(stale)
+            box.link(stale)  # the answer to this one counts
+            assert await received(box) == Exit(stale, NOPROC)
+            assert await node.ping(beam.name)
+        async with node.open_mailbox() as box:
+            box.link(stale)
+            box.link(alive)
+        assert await node.ping(beam.name)
+        assert downs == []

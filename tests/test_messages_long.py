@@ -7,13 +7,10 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import cache
 from typing import Any
 
 import pytest
 import trio
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from barnacle_trio._errors import PeerUnreachable
@@ -29,8 +26,8 @@ from tests.beam import COOKIE, open_beam, unique
 from tests.erlang import Erlang
 from tests.intruder import open_intruder, reachable_node
 from tests.puppets import Puppet, Stage, open_on, open_stage, received
-from tests.scale import LONG, resident, scaled
-from tests.terms import normal, same, terms
+from tests.scale import resident, scaled
+from tests.terms import normal, random_terms, same
 
 pytestmark = pytest.mark.usefixtures("epmd_port")
 
@@ -343,28 +340,6 @@ async def test_killed_nodes_of_ours_while_links_and_monitors_are_held() -> None:
 
 
 # -- terms ---------------------------------------------------------------------------------------
-
-
-@cache
-def random_terms(count: int) -> list[Any]:
-    """Terms of every kind."""
-    found: list[Any] = []
-
-    @settings(
-        max_examples=count // 10,
-        database=None,
-        deadline=None,
-        derandomize=not LONG,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(st.lists(terms(), min_size=10, max_size=12))
-    def collect(some: list[Any]) -> None:
-        found.extend(some)
-
-    while len(found) < count:
-        collect()
-    return found[:count]
 
 
 async def test_random_terms_come_back_from_a_beam_process_unchanged(erlang: Erlang) -> None:

@@ -76,7 +76,8 @@ class Links:
         if entry is None or link is None or not link.active:
             return
         link.active, link.unlink_id = False, next(self._ids)
-        if not self._signals.put_to(pid, control.Unlink(link.unlink_id, inbox.pid, pid)):
+        message = control.Unlink(link.unlink_id, inbox.pid, pid)
+        if not self._signals.put_to_living(pid, message):
             self._remove(entry, pid)
         self._signals.drain()
 
@@ -128,7 +129,7 @@ class Links:
         for pid, link in entry.links.items():
             self._held.discard(ours, pid)
             if link.active:
-                self._signals.put_to(pid, control.Exit(ours, pid, reason))
+                self._signals.put_to_living(pid, control.Exit(ours, pid, reason))
 
     def _be_linked(self, peer: NodeName, sender: Pid, to: Pid) -> None:
         entry, link = self._find(to, sender)

@@ -52,6 +52,18 @@ class Signals:
         """Send a signal to a process."""
         return self.put(NodeName(to.node.name), message)
 
+    def put_to_living(self, to: Pid, message: control.Message) -> bool:
+        """As `put_to`, if the process may be there. False: its node's incarnation is not connected.
+
+        A BEAM node closes the connection on an unlink or an exit for an older incarnation of it,
+        though it answers a link to one.
+        """
+        peer = NodeName(to.node.name)
+        connection = self._outbound.get(peer)
+        if connection is not None and connection.peer.creation != to.creation:
+            return False
+        return self.put(peer, message)
+
     def drain(self) -> None:
         """Act on what our own processes were sent, without recursion."""
         if self._draining:
