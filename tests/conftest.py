@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -21,6 +22,12 @@ for _number, _handler in (
 ):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests are many objects; what looks for garbage need not walk through them."""
+    gc.collect()
+    gc.freeze()
 
 
 _PORTS = range(10_000, 20_000)  # below those that the system hands out to whoever asks for any

@@ -85,6 +85,7 @@ MAY_USE = {
 """Which rooms each one may import from, beside itself and the ground floor."""
 
 PURE = {
+    "_dial_queue",
     "_errors",
     "_events",
     "_names",

@@ -56,7 +56,8 @@ async def name_service(seed: int = 0, *, seconds: float = 6, poll: float = 1) ->
             one, other = chance.sample(list(cluster.members), 2)
             begin = cluster.history.tell("fault", reason=f"sockets of {one} and {other}").at
             cluster.lan[one].kill_sockets(cluster.lan[other])
-            await cluster.seen_down([(one, other), (other, one)], 30)
+            both = [(one, other), (other, one)]
+            await cluster.told("down", both, 30, since=begin)
             back.append(await cluster.mesh(30) - begin)
             faults.append(Fault(begin, begin, pairs(cluster.names(one), cluster.names(other))))
             await trio.sleep(seconds / 2)

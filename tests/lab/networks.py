@@ -149,7 +149,7 @@ async def one_socket(seed: int = 0, *, rounds: int = 3) -> Result:
         for _ in range(rounds):
             begin = cluster.history.tell("fault", reason="sockets of a and b").at
             cluster.lan["a"].kill_sockets(cluster.lan["b"])
-            await cluster.seen_down([("a", "b"), ("b", "a")], 30)
+            await cluster.told("down", [("a", "b"), ("b", "a")], 30, since=begin)
             back.append(await cluster.mesh(30) - begin)
             faults.append(Fault(begin, begin, pairs(cluster.names("a"), cluster.names("b"))))
             await trio.sleep(1)
