@@ -232,6 +232,8 @@ async def test_an_unknown_name_is_noproc_at_once(erlang: Erlang) -> None:
 
 async def test_callers_that_give_up_or_die(erlang: Erlang) -> None:
     async with open_stage(erlang, max_concurrent=3) as stage:
+        # A BEAM node forgets to take back a monitor that it gives up before it is connected.
+        assert await stage.ask("net_kernel:connect_node(element(2, S))") == "true"
         caught = await stage.ask("gen_server:call(S, {sleep, 300}, 50)")
         assert caught.startswith("{'CAUGHT',exit,{timeout,"), caught
         await stage.ask("spawn(fun() -> gen_server:call(S, {sleep, 300}) end), ok")
