@@ -18,10 +18,13 @@ to ``--keep`` (else it is forgotten). An input that crashes is written to
 the corpus and with faults of every entry of it. ``--seeds`` writes the corpus anew, from messages
 that the package itself makes.
 
-The long form, by hand: ten million inputs of terms, one million of each other target.
+The long form, by hand, in two steps: a search, and then ten million inputs of terms and a million
+of each other target. These are ``--blind``, faults at random of the corpus and of what was found:
+without an eye on what the code does that takes a tenth of the time.
 
-    python -m tests.fuzz etf --runs 10000000
-    python -m tests.fuzz all --runs 1000000
+    python -m tests.fuzz all --seconds 120 --keep found
+    python -m tests.fuzz etf --blind --runs 10000000 --keep found
+    python -m tests.fuzz all --blind --runs 1000000 --keep found
 
 An input that takes longer than `TIMEOUT` seconds, or 512 MiB, is a crash too. (The steps that it
 takes, which no clock disturbs, are counted in ``tests/test_fuzz.py``.)
@@ -37,10 +40,12 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from random import Random
 
 SEVERAL = ("all", "parsers")
 HERE = Path(__file__).parent
@@ -54,6 +59,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, help="60 if nothing is said of runs either")
     parser.add_argument("--runs", type=int)
     parser.add_argument("--keep", type=Path, help="where what is found on the way is kept")
+    parser.add_argument("--blind", action="store_true", help="look at nothing, which is quick")
     parser.add_argument("--seeds", action="store_true", help="write the corpus anew instead")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--seed", type=int, default=0, help="0: another one each time")
@@ -69,6 +75,9 @@ def main() -> None:
         sys.exit(_each_one(options))
     if options.seeds:
         _write_seeds(options.target)
+        return
+    if options.blind:
+        _try_faults(options)
         return
     _fuzz(options)
 
@@ -92,6 +101,8 @@ def _apart(options: argparse.Namespace, target: str, seconds: float | None) -> i
     arguments = ["--seeds"] if options.seeds else [f"--seed={options.seed}"]
     arguments += [f"--seconds={math.ceil(seconds)}"] if seconds is not None else []
     arguments += [f"--runs={options.runs}"] if options.runs is not None else []
+    arguments += [f"--keep={options.keep}"] if options.keep is not None else []
+    arguments += ["--blind"] if options.blind else []
     command = [sys.executable, "-m", "tests.fuzz", target, *arguments]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     found = re.search(r"executed_units: (\d+)", done.stderr)
@@ -113,6 +124,35 @@ def _write_seeds(target: str) -> None:
         (folder / sha256(seed).hexdigest()[:12]).write_bytes(seed)
 
 
+def _try_faults(options: argparse.Namespace) -> None:
+    """Faults at random of what is known, for so many runs or seconds."""
+    from tests.fuzz.mutation import mutated
+    from tests.fuzz.targets import TARGETS
+
+    one_input = TARGETS[options.target].one_input
+    folders = [CORPUS, CRASHES, *([options.keep] if options.keep else [])]
+    known = [
+        file.read_bytes()
+        for folder in folders
+        for file in sorted((folder / options.target).glob("*"))
+    ]
+    rng = Random(options.seed or None)
+    ends = time.monotonic() + (options.seconds or math.inf)
+    runs = 0
+    while runs != options.runs and (runs % 1000 or time.monotonic() < ends):
+        data = mutated(rng.choice(known), rng, known)
+        try:
+            one_input(data)
+        except BaseException:
+            crash = CRASHES / options.target / sha256(data).hexdigest()[:12]
+            crash.parent.mkdir(parents=True, exist_ok=True)
+            crash.write_bytes(data)
+            print(f"{crash}: {data!r}", file=sys.stderr)
+            raise
+        runs += 1
+    print(f"stat::number_of_executed_units: {runs}", file=sys.stderr)
+
+
 def _fuzz(options: argparse.Namespace) -> None:
     try:
         atheris = importlib.import_module("atheris")
@@ -124,7 +164,7 @@ def _fuzz(options: argparse.Namespace) -> None:
         sys.exit(f"no target {options.target!r}; there are: {', '.join([*targets, *SEVERAL])}")
     crashes = CRASHES / options.target
     crashes.mkdir(parents=True, exist_ok=True)
-    found = options.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
+    found = (options.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))) / options.target
     found.mkdir(parents=True, exist_ok=True)
     arguments = [
         sys.argv[0],
