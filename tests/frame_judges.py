@@ -252,6 +252,8 @@ class BeamJudge:
                 case control.Send(payload=(found, got)) if found == ref:
                     verdict.got = [decode(each) for each in got]
                     break
+                case control.RegSend(to=Atom("logger_proxy")):
+                    continue  # a spawned process failed: it is logged where its group leader is
             verdict.said.append(heard)
         await self.send(control.demonitor(me, place.target, watch, agreed))
         return verdict
@@ -361,7 +363,9 @@ class OurJudge:
         if connection.reason is not None:
             return Verdict(closed=connection.reason)
         got = list(map(_as_erlang, inbox._messages))
+        got += [control.Unread("told in the log")] * inbox.rejected
         inbox._messages.clear()
+        inbox.rejected = 0
         return Verdict(killed=inbox.ended, got=got, said=self._said())
 
 

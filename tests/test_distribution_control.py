@@ -257,6 +257,19 @@ def test_the_limits_hold_for_control_and_payload() -> None:
     assert parse(body((22, OURS, THEIRS), deep)) == control.Send(OURS, THEIRS, deep)
 
 
+def test_a_native_record_costs_its_message_alone() -> None:
+    """OTP 29 sends them to whoever is connected, unasked: `#point{x = 1}` of a module m."""
+    record = b"\x83C\0\0\0\1\0w\1mw\5pointw\1xa\1"
+    message = parse(body((22, OURS, THEIRS)) + record)
+    assert isinstance(message, control.Send)
+    assert isinstance(message.payload, control.Unread)
+    assert "a native record" in message.payload.why
+    inside = b"\x83h\1" + record[1:]
+    message = parse(body((22, OURS, THEIRS)) + inside)
+    assert isinstance(message, control.Send)
+    assert isinstance(message.payload, control.Unread)
+
+
 def test_a_term_without_an_encoding_fails_its_caller() -> None:
     with pytest.raises(EncodeError):
         control.send(OURS, THEIRS, object())

@@ -245,7 +245,7 @@ BATCH = 200
 
 # Where we refuse and Erlang does not: but for the first, no node ever sends these.
 STRICTER = re.compile(
-    "tag 67 "  # a native record, from OTP 29 on; OTP 28, too, ends a connection that brings one
+    "a native record"  # from OTP 29 on
     "|tag 7[345]"  # its own numbers for atoms and binaries, which mean nothing elsewhere
     "|reference of 0 words"
     "|arity of an export"  # beyond 255

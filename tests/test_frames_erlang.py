@@ -3,7 +3,7 @@
 A BEAM node closes such a connection or ignores the frame, and nobody else is the worse for it; and
 what it makes of a frame is what ours makes of it, but for what `tests.frame_tables` explains. With
 ``BARNACLE_TRIO_LONG=1`` a hundred thousand frames are thrown at each runtime, else some thousands,
-the same ones each time. That frames of ours are never faulty is the matter of
+with the same faults each time. That frames of ours are never faulty is the matter of
 `tests.test_frames_of_ours_erlang`.
 """
 

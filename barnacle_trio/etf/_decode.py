@@ -43,6 +43,7 @@ _ONCE = (None,)  # begun anew when it is met again, unlike an iterator: for the 
 _FUN_FREE = 25
 _FUN_HEADER = 29
 _MAX_FREE = 255
+_NATIVE_RECORD = 67  # of OTP 29, which sends it to whoever does not offer to take it, too
 
 # Keys of a map whose hashes are equal make a dict slow: a peer can choose integers so.
 _MAX_SAME_HASH = 64
@@ -250,6 +251,10 @@ def _read(data: bytes, place: int, limits: Limits, refs: Sequence[Atom]) -> tupl
                 _module, place = read_atom(data, place + 1 + _FUN_HEADER, room)
                 opened = _FUN
                 break
+            elif tag == _NATIVE_RECORD:
+                raise BeyondLimits(
+                    f"a native record (at byte {place}), for which there is no value"
+                )
             else:
                 raise DecodeError(f"tag {tag} at byte {place} begins no term that may stand here")
         else:

@@ -13,7 +13,7 @@ class DecodeError(RemoteProtocolError):
 
 
 class BeyondLimits(DecodeError):
-    """A term, as far as it was read, that is larger than the limits."""
+    """A term, as far as it was read, that is larger than the limits, or of a kind beyond them."""
 
 
 class CutBinary(DecodeError):
