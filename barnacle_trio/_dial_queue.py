@@ -16,6 +16,9 @@ from barnacle_trio._peers import Peer
 class DialQueue:
     """The dials to come, and how many are under way.
 
+    Peers that were lost a moment ago come first. Neither they nor the others ever hold all slots:
+    a few are kept for who is lost next, and as many for newcomers, however many are silent.
+
     Args:
       peers: by name. A peer's ``ticket`` tells which of its entries is the valid one, 0 none.
       max_dials: slots.
@@ -24,14 +27,17 @@ class DialQueue:
     def __init__(self, peers: Mapping[NodeName, Peer], max_dials: int) -> None:
         self._peers = peers
         self._max_dials = max_dials
-        # a few slots are kept for peers that were working a moment ago, so that a long list of
-        # dead addresses does not hold them up
-        self._unreserved = max_dials - max_dials // 8
-        self._under_way = 0
+        self._share = max_dials - max_dials // 8
         self._tickets = 0
-        # dials to come by time; those whose time has come by importance
+        # dials to come by time
         self._queue: list[tuple[float, int, NodeName]] = []
-        self._ready: list[tuple[bool, int, int, NodeName]] = []
+        # those whose time has come by importance, and dials under way: of lost peers, and of others
+        self._ready: dict[bool, list[tuple[bool, int, int, NodeName]]] = {True: [], False: []}
+        self._under_way = {True: 0, False: 0}
+
+    def __len__(self) -> int:
+        """How many entries are kept, valid or not."""
+        return len(self._queue) + sum(map(len, self._ready.values()))
 
     def schedule(self, peer: Peer, when: float) -> None:
         """Have a peer dialled at a time, instead of whenever it was to be."""
@@ -40,12 +46,20 @@ class DialQueue:
         if peer.dialling:
             return  # whoever ends the dial schedules it again
         heappush(self._queue, (when, peer.ticket, peer.name))
-        if len(self._queue) + len(self._ready) > 4 * len(self._peers) + 64:
+        if len(self) > 4 * len(self._peers) + 64:
             self._tidy()
 
     def unschedule(self, peer: Peer) -> None:
         """Have a peer not dialled."""
         peer.ticket, peer.next_attempt = 0, None
+
+    def hasten(self, now: float, longest: float, rng: Callable[[], float]) -> None:
+        """Have nobody who only failed to answer wait longer than that, from now on."""
+        for peer in self._peers.values():
+            if peer.next_attempt is None or peer.dialling or peer.is_suspect(now):
+                continue
+            if peer.next_attempt > now + longest:
+                self.schedule(peer, now + rng() * longest)
 
     def take(self, now: float, is_wanted: Callable[[Peer], bool]) -> list[Peer]:
         """The peers to dial now, within the free slots; each takes one until `ended`."""
@@ -54,25 +68,21 @@ class DialQueue:
             peer = self._valid(ticket, name)
             if peer is None:
                 continue
-            if not is_wanted(peer):
+            if is_wanted(peer):
+                self._make_ready(peer, lost=peer.recently_lost(now))
+            else:
                 self.unschedule(peer)
-                continue
-            failures = peer.failures + peer.refusals
-            heappush(self._ready, (not peer.recently_lost(now), failures, ticket, name))
         taken: list[Peer] = []
-        while (peer := self._first()) is not None:
-            stranger = self._ready[0][0]
-            if self._under_way >= (self._unreserved if stranger else self._max_dials):
-                break
-            heappop(self._ready)
-            self._under_way += 1
+        while (peer := self._next(now)) is not None:
             self.unschedule(peer)
+            peer.dialling = True
             taken.append(peer)
         return taken
 
-    def ended(self) -> None:
-        """A dial is over."""
-        self._under_way -= 1
+    def ended(self, peer: Peer) -> None:
+        """The dial of a peer is over."""
+        peer.dialling = False
+        self._under_way[peer.favoured] -= 1
 
     def next(self) -> float:
         """When to ask again for dials, if nothing else happens: a time, or infinity."""
@@ -83,18 +93,40 @@ class DialQueue:
             heappop(self._queue)
         return math.inf
 
-    def is_untried_waiting(self) -> bool:
-        """Whether next in turn is one that no dial has failed to reach since it last worked."""
-        return self._first() is not None and not self._ready[0][1]
+    def is_untried_waiting(self, now: float) -> bool:
+        """Whether there is no slot for a peer that was not dialled yet."""
+        peer = self._first(now, lost=False)
+        return peer is not None and not peer.tried
 
-    def _first(self) -> Peer | None:
-        """Whose turn it is, of those that are due."""
-        while self._ready:
-            _stranger, _failures, ticket, name = self._ready[0]
-            if (peer := self._valid(ticket, name)) is not None:
+    def _next(self, now: float) -> Peer | None:
+        if sum(self._under_way.values()) >= self._max_dials:
+            return None
+        for lost in (True, False):
+            if self._under_way[lost] >= self._share:
+                continue
+            if (peer := self._first(now, lost=lost)) is not None:
+                heappop(self._ready[lost])
+                self._under_way[lost] += 1
+                peer.favoured = lost
                 return peer
-            heappop(self._ready)
         return None
+
+    def _first(self, now: float, *, lost: bool) -> Peer | None:
+        """Whose turn it is, of those that are due."""
+        ready = self._ready[lost]
+        while ready:
+            _tried, _failures, ticket, name = ready[0]
+            peer = self._valid(ticket, name)
+            if peer is not None and (not lost or peer.recently_lost(now)):
+                return peer
+            heappop(ready)
+            if peer is not None:  # it waited so long that it is like any other
+                self._make_ready(peer, lost=False)
+        return None
+
+    def _make_ready(self, peer: Peer, *, lost: bool) -> None:
+        failures = peer.failures + peer.refusals
+        heappush(self._ready[lost], (peer.tried, failures, peer.ticket, peer.name))
 
     def _valid(self, ticket: int, name: NodeName) -> Peer | None:
         peer = self._peers.get(name)
@@ -102,7 +134,8 @@ class DialQueue:
 
     def _tidy(self) -> None:
         """Drop entries of dials that were planned anew since: most of them lie in the future."""
-        self._queue = [entry for entry in self._queue if self._valid(entry[1], entry[2])]
-        self._ready = [entry for entry in self._ready if self._valid(entry[2], entry[3])]
+        self._queue = [entry for entry in self._queue if self._valid(*entry[1:])]
         heapify(self._queue)
-        heapify(self._ready)
+        for lost, ready in self._ready.items():
+            self._ready[lost] = [entry for entry in ready if self._valid(*entry[2:])]
+            heapify(self._ready[lost])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable
@@ -19,9 +20,14 @@ logger = logging.getLogger("barnacle_trio.dials")
 SILENT_AFTER = 1.0
 """A dial that took so long (seconds) to fail met a host that does not answer.
 
-One that has taken so long gives way, where there is no slot for a peer that is yet to be tried: a
-list of dead addresses may be longer than there are slots.
+One that has taken so long gives way, where there is no slot for a peer that was not dialled yet: a
+list of dead addresses may be longer than there are slots. It is dialled again when all were.
 """
+PATIENT = 4
+"""Of one in so many slots, dials give way to nobody: else a crowd of slow peers would wait for the
+last of them to be tried."""
+LOOK_AGAIN = 0.1
+"""Seconds after which another dial gives way, where the first one cannot be cancelled so soon."""
 
 
 class Dialler:
@@ -32,6 +38,7 @@ class Dialler:
       plan: which peers to dial and what came of it.
       transport: how.
       dial_timeout: seconds for each dial.
+      max_dials: how many the plan has under way at once.
       confirm: None where the transport tells of its connections by itself; else what looks for
         them.
       dialled: called with a peer that a dial of ours connected.
@@ -45,6 +52,7 @@ class Dialler:
         transport: Transport,
         *,
         dial_timeout: float,
+        max_dials: int,
         confirm: Callable[[], Awaitable[None]] | None,
         dialled: Callable[[NodeName], None],
         once: bool = False,
@@ -53,6 +61,7 @@ class Dialler:
         self._plan = plan
         self._transport = transport
         self._dial_timeout = dial_timeout
+        self._max_dials = max_dials
         self._confirm = confirm
         self._dialled = dialled
         self._once = once
@@ -80,22 +89,27 @@ class Dialler:
                     attempt = self._under_way[name] = _Attempt(now, self._dial_timeout)
                     task = f"barnacle[{self._barnacle}] dials {name}"
                     nursery.start_soon(self._dial, name, attempt, name=task)
-                with trio.move_on_at(min(self._plan.next_dial(), self._make_way())):
+                with trio.move_on_at(min(self._plan.next_dial(), self._make_way(now))):
                     await self._woken.wait()
 
-    def _make_way(self) -> float:
-        """Have the oldest give way to one yet to be tried, if silent; gives when it will be."""
-        if self._once or not self._plan.is_untried_waiting():
+    def _make_way(self, now: float) -> float:
+        """Have a silent dial give way to one yet to be begun; gives when to see to it again."""
+        if self._once or not self._plan.is_untried_waiting(now):
             return math.inf
-        oldest = next(iter(self._under_way.values()), None)
-        if oldest is None or oldest.yields:
-            return math.inf  # its end wakes us
+        candidates = (each for name, each in self._under_way.items() if self._yields(name, each))
+        patient = max(1, self._max_dials // PATIENT)
+        oldest = next(itertools.islice(candidates, patient, None), None)
+        if oldest is None:
+            return math.inf  # the end of any wakes us
         due = oldest.started + SILENT_AFTER
-        if trio.current_time() < due:
+        if now < due:
             return due
-        oldest.yields = True
-        oldest.scope.cancel("it gives way to a peer that is yet to be tried")
-        return math.inf
+        oldest.gives_way = True
+        oldest.scope.cancel("it gives way to a peer that was not dialled yet")
+        return now + LOOK_AGAIN
+
+    def _yields(self, name: NodeName, attempt: _Attempt) -> bool:
+        return not attempt.gives_way and self._plan.may_give_way(name)
 
     def expect(self, names: Iterable[NodeName]) -> Dials:
         """What tells when the dials of these peers, under way or due, are over."""
@@ -110,7 +124,7 @@ class Dialler:
     async def _dial(self, name: NodeName, attempt: _Attempt) -> None:
         ups = self._plan.ups(name)
         error: Exception | None = None
-        ended = False
+        ended = again = False
         try:
             error = await self._attempt(name, attempt)
             if error is None and self._plan.ups(name) == ups:
@@ -121,9 +135,12 @@ class Dialler:
         finally:
             del self._under_way[name]
             self._plan.dial_ended(name, trio.current_time())
-            if ended:
+            if attempt.gives_way and attempt.scope.cancelled_caught:
+                again = self._plan.gave_way(name, trio.current_time())
+            elif ended:
                 self._note(name, error, trio.current_time() - attempt.started)
-            self.settled([name])
+            if not again:
+                self.settled([name])
             self.wake()
 
     async def _attempt(self, name: NodeName, attempt: _Attempt) -> Exception | None:
@@ -132,9 +149,7 @@ class Dialler:
             with attempt.scope:
                 await self._transport.connect(name)
             if attempt.scope.cancelled_caught:
-                took = trio.current_time() - attempt.started
-                why = "; others are yet to be tried" if attempt.yields else ""
-                return PeerUnreachable(f"no answer within {took:.3g} s{why}")
+                return PeerUnreachable(f"no answer within {self._dial_timeout:g} s")
             if self._confirm is not None:
                 await self._confirm()
         except Exception as error:
@@ -171,7 +186,7 @@ class _Attempt:
     def __init__(self, started: float, timeout: float) -> None:
         self.started = started
         self.scope = trio.CancelScope(deadline=started + timeout)
-        self.yields = False
+        self.gives_way = False
 
 
 class Dials:

@@ -93,6 +93,7 @@ class Engine:
             self.plan,
             transport,
             dial_timeout=options.dial_timeout,
+            max_dials=options.max_dials,
             confirm=None if self.subscribed else self.look,
             dialled=self._dialled,
             once=once,

@@ -34,6 +34,11 @@ NOWHERE = object()
 """Where it is once it was not found."""
 
 
+def longest_pause(poll_interval: float, absent: int) -> float:
+    """The longest pause (seconds) of peers that were not lost just now, if so many are absent."""
+    return max(poll_interval, 2 * absent / MAX_RETRIES)  # with full jitter, half of it is the mean
+
+
 @dataclass(slots=True)
 class Peer:
     """The memory of one peer. Times are absolute (seconds)."""
@@ -57,6 +62,8 @@ class Peer:
     pruning: bool = False  # we are about to disconnect it
     # what dialling it brought
     dialling: bool = False
+    favoured: bool = False  # it is dialled as one that was lost a moment ago
+    tried: bool = False  # a dial of ours ended, since it was up
     failures: int = 0
     refusals: int = 0
     silent: bool = False
@@ -108,7 +115,7 @@ class Peer:
         if self.recently_lost(now):
             cap = min(poll_interval, CAP_SILENT if self.silent else CAP_REFUSED)
         else:
-            cap = max(poll_interval, 2 * absent / MAX_RETRIES)  # half of it is the mean
+            cap = longest_pause(poll_interval, absent)
         doublings = min(max(self.failures - 1, 0), 30)
         return float(jitter * min(cap, FIRST_DELAY * 2**doublings))
 

@@ -15,7 +15,7 @@ from typing import Literal
 from barnacle_trio._dial_queue import DialQueue
 from barnacle_trio._events import DownReason, PeerStatus
 from barnacle_trio._names import NodeName
-from barnacle_trio._peers import NOWHERE, QUIET, STABLE, UNKNOWN, Peer
+from barnacle_trio._peers import NOWHERE, QUIET, STABLE, UNKNOWN, Peer, longest_pause
 from barnacle_trio._strategy import Discovery
 from barnacle_trio._transport import PeerDownReason
 
@@ -69,6 +69,7 @@ class Plan:
         # names without a record: whether they were pruned (else merely ours); oldest first
         self._past: dict[NodeName, bool] = {}
         self._connected = 0
+        self._paced = 0  # how many were absent when the longest of today's pauses was chosen
         self._queue = DialQueue(self._peers, rules.max_dials)
         self._pruned: deque[float] = deque()
         self.held_back = 0
@@ -112,10 +113,11 @@ class Plan:
         peer.connected, peer.up_since, peer.creation = True, now, creation
         self._connected += 1
         peer.ups += 1
-        peer.quarantined = peer.pruning = False
+        peer.quarantined = peer.pruning = peer.tried = False
         peer.last_error = peer.left_at = None
         self._queue.unschedule(peer)
         peer.touch(now)
+        self._quicken(now)
         return peer.ours
 
     def down(self, name: NodeName, reason: PeerDownReason, now: float) -> Loss | None:
@@ -174,9 +176,8 @@ class Plan:
 
     def dial_ended(self, name: NodeName, now: float) -> None:
         """A dial is over, one way or another; to be called first, once for each one taken."""
-        self._queue.ended()
         peer = self._peers[name]  # a peer that is dialled is never forgotten
-        peer.dialling = False
+        self._queue.ended(peer)
         if not peer.connected:
             # as if it had not been tried (the outcome follows, unless the dial was cancelled), or
             # when it was due after it came up and was lost again meanwhile
@@ -184,12 +185,22 @@ class Plan:
         peer.touch(now)
         self._forget(peer, now)
 
+    def gave_way(self, name: NodeName, now: float) -> bool:
+        """A dial was given up for another one's sake. True: it is to be dialled again."""
+        peer = self._peers.get(name)
+        if peer is None or peer.connected:
+            return False
+        peer.tried = True
+        self._queue.schedule(peer, now)
+        return True
+
     def failed(self, name: NodeName, error: Exception, now: float, *, silent: bool) -> bool:
         """A dial failed, and might not the next time. True: that is news, worth a line."""
         peer = self._peers.get(name)
         if peer is None or peer.connected:
             return False
         peer.failures += 1
+        peer.tried = True
         peer.silent = silent
         peer.quarantined = False
         peer.last_error = error
@@ -205,7 +216,7 @@ class Plan:
         if peer is None or peer.connected:
             return False
         peer.refusals += 1
-        peer.quarantined = True
+        peer.tried = peer.quarantined = True
         peer.location = location
         peer.last_error = error
         self._queue.schedule(peer, now + peer.quarantine())
@@ -251,7 +262,6 @@ class Plan:
         """The peers to dial now, within the free slots. Each counts as dialled from here on."""
         taken = self._queue.take(now, lambda peer: peer.is_wanted(now, self._rules.prune_after))
         for peer in taken:
-            peer.dialling = True
             peer.touch(now)
         return [peer.name for peer in taken]
 
@@ -259,12 +269,13 @@ class Plan:
         """When to ask again for dials, if nothing else happens: a time, or infinity."""
         return self._queue.next()
 
-    def is_untried_waiting(self) -> bool:
-        """Whether there is no slot for a peer that no dial has failed to reach so far.
+    def is_untried_waiting(self, now: float) -> bool:
+        """Whether there is no slot for a peer that was not dialled yet, see `may_give_way`."""
+        return self._queue.is_untried_waiting(now)
 
-        Who has not answered for a while may give way to it.
-        """
-        return self._queue.is_untried_waiting()
+    def may_give_way(self, name: NodeName) -> bool:
+        """Whether a dial that meets silence may be given up for another one's sake."""
+        return not self._peers[name].favoured
 
     def take_prunes(
         self,
@@ -380,7 +391,19 @@ class Plan:
 
     def _pause(self, peer: Peer, now: float) -> float:
         absent = len(self._peers) - self._connected
+        self._paced = max(self._paced, absent)
         return peer.pause(now, self._rules.poll_interval, self._rng(), absent=absent)
+
+    def _quicken(self, now: float) -> None:
+        """Shorten the pauses that were long because many were absent, now that half of them came.
+
+        A few at a time would cost more than they save.
+        """
+        absent, interval = len(self._peers) - self._connected, self._rules.poll_interval
+        if 2 * absent > self._paced or longest_pause(interval, self._paced) <= interval:
+            return
+        self._paced = absent
+        self._queue.hasten(now, longest_pause(interval, absent), self._rng)
 
     def _is_news(self, peer: Peer, error: Exception) -> bool:
         told = (peer.state, type(error), peer.flaps)

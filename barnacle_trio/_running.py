@@ -92,8 +92,8 @@ def open_barnacle(
       max_prune: the share (0 to 1) of the nodes that may be pruned within ``prune_after``.
       discovery_timeout: seconds for one answer of the strategy.
       dial_timeout: seconds for each call of the transport.
-      max_dials: dials under way at once. Where more are due, one that has been silent for a second
-        gives way to a peer that is yet to be tried.
+      max_dials: dials under way at once. Where more are due, one that has met silence for a second
+        gives way to a peer that was not dialled yet, and is dialled again after it.
       restart_policy: how many crashes of the poller (bugs in a strategy) are borne.
 
     Raises:

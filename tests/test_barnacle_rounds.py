@@ -276,12 +276,8 @@ async def test_at_most_max_dials_at_once_each_within_dial_timeout(
         result = await world.barnacle.refresh()
         assert transport.most_dialling == 4
         assert set(result.failed) == set(names)
-        # Those that were silent for a second gave way to the others.
-        assert {str(error) for error in result.failed.values()} == {
-            "no answer within 1 s; others are yet to be tried",
-            "no answer within 3 s",
-        }
-        assert 5 <= trio.current_time() <= 6
+        assert {str(error) for error in result.failed.values()} == {"no answer within 3 s"}
+        assert 9 <= trio.current_time() <= 16  # some gave way, and were dialled again
 
 
 async def test_a_dial_that_lies_is_a_failed_one(autojump_clock: MockClock) -> None:

@@ -167,16 +167,51 @@ def test_a_long_list_of_dead_names_costs_so_many_dials_a_second() -> None:
     chance = random.Random(7)
     plan = make(rng=chance.random)
     plan.answer(complete(*(f"dead{n}@h" for n in range(1000))), 0.0)
+    late = [at for at in dial_in_vain(plan, until=120.0) if at >= 60.0]
+    assert MAX_RETRIES / 2 < len(late) / 60.0 < MAX_RETRIES * 1.5
+
+
+def test_pauses_that_were_long_for_a_crowd_are_shortened_when_it_came() -> None:
+    plan = make()
+    names = [NodeName(f"n{n}@h") for n in range(3000)]
+    plan.answer(complete(*names), 0.0)
+    now = dial_in_vain(plan, until=60.0)[-1]
+    assert longest(plan) > now + 50
+    for name in names[20:]:
+        plan.up(name, now)
+    assert longest(plan) <= now + 5.0
+
+
+def dial_in_vain(plan: Plan, *, until: float) -> list[float]:
+    """Let each dial be refused at once; gives when they were made."""
     dials: list[float] = []
     now = 0.0
-    while now < 120.0:
-        for name in plan.take_dials(now):
-            dials.append(now)
-            plan.dial_ended(name, now)
-            plan.failed(name, PeerUnreachable("no"), now, silent=False)
-        now = now if plan.is_untried_waiting() else plan.next_dial()
-    late = [at for at in dials if at >= 60.0]
-    assert MAX_RETRIES / 2 < len(late) / 60.0 < MAX_RETRIES * 1.5
+    while now < until:
+        while taken := plan.take_dials(now):
+            for name in taken:
+                dials.append(now)
+                plan.dial_ended(name, now)
+                plan.failed(name, PeerUnreachable("no"), now, silent=False)
+        now = plan.next_dial()
+    return dials
+
+
+def longest(plan: Plan) -> float:
+    return max(each.next_attempt or 0.0 for each in plan.status().values())
+
+
+def test_a_crowd_of_lost_and_silent_peers_leaves_slots_to_newcomers() -> None:
+    """A part of the cluster dies, and is replaced under other names."""
+    lost = [NodeName(f"lost{n}@h") for n in range(200)]
+    plan = make(rng=0.0)
+    plan.answer(complete(*lost), 0.0)
+    for name in lost:
+        plan.up(name, 0.0)
+    for name in lost:
+        plan.down(name, "silent", 50.0)
+    assert len(plan.take_dials(50.0)) == 56
+    plan.answer(complete(A, *lost), 51.0)
+    assert plan.take_dials(51.0) == [A]
 
 
 def test_a_long_list_of_dead_names_slows_down_nobody_who_was_there() -> None:
@@ -595,7 +630,7 @@ def test_planning_anew_again_and_again_leaves_nothing_behind() -> None:
         plan.force(0.0)
         for name in plan.take_dials(0.0):
             refuse(plan, name, 0.0)
-    assert len(plan._queue._queue) + len(plan._queue._ready) < 100
+    assert len(plan._queue) < 100
     assert plan.force(0.0) == {A, B, C}
 
 

@@ -41,6 +41,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
@@ -105,12 +106,19 @@ def _apart(options: argparse.Namespace, target: str, seconds: float | None) -> i
     arguments += ["--blind"] if options.blind else []
     command = [sys.executable, "-m", "tests.fuzz", target, *arguments]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-    found = re.search(r"executed_units: (\d+)", done.stderr)
-    clean = "" if found is None else f"{found[1]} inputs, clean"
-    print(f"{target}: {'A CRASH' if done.returncode else clean}", flush=True)
-    if done.returncode:
+    found = re.search(r"executed_units: ([1-9]\d*)", done.stderr)
+    if options.seeds and not done.returncode:
+        return 0
+    if done.returncode or found is None:
+        print(f"{target}: {'A CRASH' if done.returncode else 'NOTHING WAS TRIED'}", flush=True)
         print(done.stderr[-4000:], file=sys.stderr)
-    return 1 if done.returncode else 0
+        return 1
+    print(f"{target}: {found[1]} inputs, clean", flush=True)
+    return 0
+
+
+def _no_target(name: str, targets: Iterable[str]) -> str:
+    return f"no target {name!r}; there are: {', '.join([*targets, *SEVERAL])}"
 
 
 def _write_seeds(target: str) -> None:
@@ -129,6 +137,8 @@ def _try_faults(options: argparse.Namespace) -> None:
     from tests.fuzz.mutation import mutated
     from tests.fuzz.targets import TARGETS
 
+    if options.target not in TARGETS:
+        sys.exit(_no_target(options.target, TARGETS))
     one_input = TARGETS[options.target].one_input
     folders = [CORPUS, CRASHES, *([options.keep] if options.keep else [])]
     known = [
@@ -143,7 +153,7 @@ def _try_faults(options: argparse.Namespace) -> None:
         data = mutated(rng.choice(known), rng, known)
         try:
             one_input(data)
-        except BaseException:
+        except Exception:
             crash = CRASHES / options.target / sha256(data).hexdigest()[:12]
             crash.parent.mkdir(parents=True, exist_ok=True)
             crash.write_bytes(data)
@@ -161,7 +171,7 @@ def _fuzz(options: argparse.Namespace) -> None:
     with atheris.instrument_imports(include=["barnacle_trio"], enable_loader_override=False):
         targets = importlib.import_module("tests.fuzz.targets").TARGETS
     if options.target not in targets:
-        sys.exit(f"no target {options.target!r}; there are: {', '.join([*targets, *SEVERAL])}")
+        sys.exit(_no_target(options.target, targets))
     crashes = CRASHES / options.target
     crashes.mkdir(parents=True, exist_ok=True)
     found = (options.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))) / options.target

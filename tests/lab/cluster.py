@@ -248,11 +248,13 @@ class Cluster:
         while not _port_mappers(lan_host):  # noqa: ASYNC110 - nobody could set an event
             await trio.sleep(0.01)
 
-    def kill_port_mapper(self, host: str) -> None:
-        """End the daemon of a host."""
+    async def kill_port_mapper(self, host: str) -> None:
+        """End the daemon of a host, and wait until it is gone."""
         self.history.tell("fault", self.members[host].name, reason="the port mapper is killed")
         for pid in _port_mappers(self.lan[host]):
             os.kill(pid, signal.SIGKILL)
+        while _port_mappers(self.lan[host]):  # noqa: ASYNC110 - nobody could set an event
+            await trio.sleep(0.01)
 
     def vanish(self, host: str) -> None:
         """As if the plug was pulled: no packet leaves, and then the process is no more."""

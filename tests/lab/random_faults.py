@@ -133,7 +133,7 @@ class Nemesis:
         if host is None:
             return
         self._busy.add(host)
-        self._cluster.kill_port_mapper(host)
+        await self._cluster.kill_port_mapper(host)
         await trio.sleep(self._chance.uniform(0, 6))
         await self._cluster.start_port_mapper(host)
         self._busy.discard(host)
