@@ -36,7 +36,11 @@ NOWHERE = object()
 
 def longest_pause(poll_interval: float, absent: int) -> float:
     """The longest pause (seconds) of peers that were not lost just now, if so many are absent."""
-    return max(poll_interval, 2 * absent / MAX_RETRIES)  # with full jitter, half of it is the mean
+    return max(poll_interval, _fair(absent))
+
+
+def _fair(absent: int) -> float:
+    return 2 * absent / MAX_RETRIES  # with full jitter, half of it is the mean
 
 
 @dataclass(slots=True)
@@ -113,11 +117,11 @@ class Peer:
         ``absent``: how many peers are not connected.
         """
         if self.recently_lost(now):
-            cap = min(poll_interval, CAP_SILENT if self.silent else CAP_REFUSED)
+            first, cap = FIRST_DELAY, min(poll_interval, CAP_SILENT if self.silent else CAP_REFUSED)
         else:
-            cap = longest_pause(poll_interval, absent)
+            first, cap = max(FIRST_DELAY, _fair(absent)), longest_pause(poll_interval, absent)
         doublings = min(max(self.failures - 1, 0), 30)
-        return float(jitter * min(cap, FIRST_DELAY * 2**doublings))
+        return float(jitter * min(cap, first * 2**doublings))
 
     def quarantine(self) -> float:
         """How long (seconds) to leave the peer alone after its latest refusal."""

@@ -167,8 +167,14 @@ def test_a_long_list_of_dead_names_costs_so_many_dials_a_second() -> None:
     chance = random.Random(7)
     plan = make(rng=chance.random)
     plan.answer(complete(*(f"dead{n}@h" for n in range(1000))), 0.0)
-    late = [at for at in dial_in_vain(plan, until=120.0) if at >= 60.0]
-    assert MAX_RETRIES / 2 < len(late) / 60.0 < MAX_RETRIES * 1.5
+    dials = dial_in_vain(plan, until=120.0)
+    first, early, late = (
+        [at for at in dials if begin <= at < end]
+        for begin, end in ((0, 0.01), (0.01, 20), (60, 120))
+    )
+    assert 1000 <= len(first) < 1010
+    assert len(early) / 20 < MAX_RETRIES * 1.5
+    assert MAX_RETRIES / 2 < len(late) / 60 < MAX_RETRIES * 1.5
 
 
 def test_pauses_that_were_long_for_a_crowd_are_shortened_when_it_came() -> None:

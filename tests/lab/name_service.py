@@ -63,5 +63,5 @@ async def name_service(seed: int = 0, *, seconds: float = 6, poll: float = 1) ->
             await trio.sleep(seconds / 2)
             await server.mend()
             cluster.history.tell("heal", reason=f"dns: {kind}")
-        result.note("who fell is back, worst, s", max(back), 1.0)
-        return finish(result, cluster, faults)
+    result.note("who fell is back, worst, s", max(back), 1.0)
+    return finish(result, cluster, faults)

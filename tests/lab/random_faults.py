@@ -17,6 +17,8 @@ from tests.lab.scenario import Result, finish, hosts, options, pairs, scenario
 
 WITNESS = "a"
 """The one host whose process is never ended, so that it can be seen to hold no more and more."""
+LONG = 600.0
+"""Seconds from which on a run is one that memory is looked at in earnest."""
 
 
 class Nemesis:
@@ -126,6 +128,14 @@ class Nemesis:
         self._cluster.history.tell("heal", reason=f"dns: {kind}")
         self._busy.discard(SERVER)
 
+    async def fail_once(self, kind: str, seconds: float) -> None:
+        """Have the DNS server let them down in one way for so long, and nothing else."""
+        assert self._server is not None
+        async with trio.open_nursery() as nursery:
+            await self._server.fail(kind, nursery)
+            await trio.sleep(seconds)
+            await self._server.mend()
+
     async def _port_mapper(self) -> None:
         """A daemon's end; nobody falls for that. An embedded one ends with its node."""
         free = [each for each in self._hosts() if each not in self._busy]
@@ -204,6 +214,8 @@ async def at_random(
         await cluster.mesh(30)
         nemesis = Nemesis(cluster, random.Random(seed), server)
         warm = min(60.0, seconds / 10)
+        if server is not None and seconds >= LONG:
+            await nemesis.fail_once("huge", 60)  # the most names that anybody will ever hold
         await nemesis.rage(warm, at_once=at_once)
         # A node that was unheard for long may still have to find out that it is.
         await cluster.mesh(60)
