@@ -21,6 +21,8 @@ CAP_SILENT = 1.0
 """The longest pause (seconds) of a recently lost peer whose host does not answer."""
 MAX_RETRIES = 100.0
 """About so many dials a second are spent on all peers together that were not lost just now."""
+WORKED = 5.0
+"""A connection this old (seconds) was a working one: its loss is as recent as any."""
 STABLE = 30.0
 """A connection this old (seconds) makes earlier failures forgotten."""
 QUIET = 10.0

@@ -15,7 +15,15 @@ from typing import Literal
 from barnacle_trio._dial_queue import DialQueue
 from barnacle_trio._events import DownReason, PeerStatus
 from barnacle_trio._names import NodeName
-from barnacle_trio._peers import NOWHERE, QUIET, STABLE, UNKNOWN, Peer, longest_pause
+from barnacle_trio._peers import (
+    NOWHERE,
+    QUIET,
+    STABLE,
+    UNKNOWN,
+    WORKED,
+    Peer,
+    longest_pause,
+)
 from barnacle_trio._strategy import Discovery
 from barnacle_trio._transport import PeerDownReason
 
@@ -145,7 +153,7 @@ class Plan:
             self._queue.schedule(peer, now + self._rules.poll_interval)  # on purpose: no haste
         else:
             if reason != "replaced":
-                fresh = peer.lost_at is None
+                fresh = peer.lost_at is None or now - peer.up_since >= WORKED
                 if fresh:
                     peer.lost_at = now
                 if not stable:

@@ -9,11 +9,13 @@ import pytest
 from barnacle_trio.distribution._detector import STALL_WINDOW, Detector, Due, Patience
 
 
-def spend(detector: Detector, seconds: float, step: float = 0.5, **how: bool) -> list[float]:
+def spend(
+    detector: Detector, seconds: float, step: float = 0.5, *, in_frame: bool = False
+) -> list[float]:
     """Let time pass in steps; the moments at which the peer was given up."""
     silent = []
     for number in range(1, round(seconds / step) + 1):
-        if Due.SILENT in detector.pass_time(step, **how):
+        if Due.SILENT in detector.pass_time(step, in_frame=in_frame):
             silent.append(number * step)
     return silent
 
@@ -29,6 +31,21 @@ def test_a_peer_that_never_answered_a_probe_is_judged_by_ticks_alone() -> None:
     given_up = spend(detector, 80)
     assert given_up
     assert 45 <= given_up[0] <= 75
+
+
+def test_a_host_that_acknowledges_nothing_is_given_up_whoever_was_there() -> None:
+    detector = Detector(Patience(failure_timeout=10, net_ticktime=60))
+    given_up = []
+    for number in range(1, 41):
+        if Due.SILENT in detector.pass_time(0.5, unheard=lambda n=number: n * 0.5 - 2):  # type: ignore[misc]
+            given_up.append(number * 0.5)
+    assert given_up[0] == 12
+
+
+def test_who_does_not_answer_but_acknowledges_is_judged_by_ticks_alone() -> None:
+    for unheard in (lambda: 2.1, lambda: None):
+        detector = Detector(Patience(failure_timeout=10, net_ticktime=60))
+        assert all(Due.SILENT not in detector.pass_time(0.5, unheard=unheard) for _ in range(80))
 
 
 def test_an_infinite_failure_timeout_judges_everybody_by_ticks() -> None:

@@ -117,6 +117,9 @@ async def test_the_acknowledged_bytes_are_those_of_the_socket_below(lab: Lab) ->
         after = one._network.acknowledged(connection.stream)
         assert after is not None
         assert after > before
+        unheard = one._network.unheard(connection.stream)
+        assert unheard is not None
+        assert 0 <= unheard < 30
 
 
 async def test_nothing_is_written_past_tls(lab: Lab) -> None:

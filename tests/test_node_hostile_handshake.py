@@ -87,6 +87,9 @@ class Street:
     def acknowledged(self, _stream: trio.abc.Stream) -> int | None:
         return None
 
+    def unheard(self, _stream: trio.abc.Stream) -> float | None:
+        return None
+
 
 @asynccontextmanager
 async def open_victim(**options: Any) -> AsyncIterator[tuple[Node, Street]]:

@@ -174,6 +174,9 @@ class _Moved:
     def acknowledged(self, _stream: trio.abc.Stream) -> int | None:
         return None
 
+    def unheard(self, _stream: trio.abc.Stream) -> float | None:
+        return None
+
 
 async def _speak_http(stream: trio.abc.Stream) -> None:
     await stream.receive_some(1000)

@@ -146,6 +146,20 @@ def test_the_backoff_is_forgotten_only_after_half_a_minute_up() -> None:
     assert plan.status()[A].next_attempt == pytest.approx(1059.1)
 
 
+def test_a_peer_that_is_cut_off_again_and_again_is_dialled_at_a_brisk_pace() -> None:
+    """Each time it had worked for a while; it is no crash loop."""
+    plan, now = with_up(make(poll_interval=30.0), A), 0.0
+    for _ in range(20):
+        now += 12.0
+        plan.down(A, "silent", now)
+        pause = (plan.status()[A].next_attempt or 0.0) - now
+        assert pause <= CAP_SILENT
+        now += pause
+        assert plan.take_dials(now) == [A]
+        plan.up(A, now)
+        plan.dial_ended(A, now)
+
+
 def test_a_crash_loop_is_dialled_ever_more_slowly() -> None:
     """F24: up for 100 ms, down again, for two minutes."""
     plan, now, ups = make(poll_interval=5.0), 0.0, []

@@ -26,7 +26,7 @@ class Caretaker:
 
     Args:
       peers: the table of connections.
-      network: tells what a peer's kernel acknowledged.
+      network: tells what a peer's kernel acknowledged, and when.
       patience: for how long a peer may show no life.
       limits: for what a peer sends.
       nursery: where connections that we dialled run.
@@ -107,7 +107,9 @@ class Caretaker:
             now = trio.current_time()
             for connection in self._peers:
                 due = connection.pass_time(
-                    now - before, partial(self._network.acknowledged, connection.stream)
+                    now - before,
+                    partial(self._network.acknowledged, connection.stream),
+                    partial(self._network.unheard, connection.stream),
                 )
                 if Due.SILENT in due:
                     logger.warning(

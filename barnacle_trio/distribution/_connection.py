@@ -233,16 +233,23 @@ class Connection:
             await self._idle.wait()
         await trio.lowlevel.checkpoint()
 
-    def pass_time(self, elapsed: float, acknowledged: Callable[[], int | None]) -> Due:
+    def pass_time(
+        self,
+        elapsed: float,
+        acknowledged: Callable[[], int | None],
+        unheard: Callable[[], float | None],
+    ) -> Due:
         """Ask the detector what is due, and send a tick if that is it.
 
         Args:
           elapsed: seconds since the last call.
           acknowledged: tells how many bytes of ours the peer has acknowledged so far.
+          unheard: tells for how long (seconds) it has acknowledged nothing.
         """
         due = self.detector.pass_time(
             elapsed,
             acknowledged=acknowledged() if self._writing else None,
+            unheard=unheard,
             in_frame=self._frames.partial > 0,
         )
         if Due.TICK in due and not self._outbox and not self._writing:

@@ -8,6 +8,7 @@ starved, put to sleep) first reads what waits in its sockets before it accuses a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Flag, auto
 
@@ -39,9 +40,9 @@ class Due(Flag):
 class Patience:
     """How long silence is borne, in seconds.
 
-    ``failure_timeout`` holds for peers that have answered a probe on this connection. Others (C
-    nodes do not answer) are judged by ``net_ticktime`` alone, as Erlang/OTP does; and so is
-    everybody where ``failure_timeout`` is infinite.
+    ``failure_timeout`` holds for peers that have answered a probe on this connection, and for hosts
+    that acknowledge nothing. Others (C nodes do not answer) are judged by ``net_ticktime`` alone,
+    as Erlang/OTP does; and so is everybody where ``failure_timeout`` is infinite.
     """
 
     failure_timeout: float = 10.0
@@ -106,7 +107,12 @@ class Detector:
         self._since_probe = 0.0
 
     def pass_time(
-        self, elapsed: float, *, acknowledged: int | None = None, in_frame: bool = False
+        self,
+        elapsed: float,
+        *,
+        acknowledged: int | None = None,
+        unheard: Callable[[], float | None] = lambda: None,
+        in_frame: bool = False,
     ) -> Due:
         """Let time pass and say what is due.
 
@@ -116,6 +122,8 @@ class Detector:
           acknowledged: while a write waits for the peer: bytes that it has acknowledged so far. A
             change is life. A frozen process's kernel acknowledges what fits into its buffers, so
             this is None, and does not count, while no write waits.
+          unheard: tells for how long (seconds) its kernel has acknowledged nothing. We tick so
+            often that it would: this is a host that is gone, or a network, whoever was there.
           in_frame: the peer has announced a frame and not yet completed it.
         """
         elapsed = min(elapsed, 2 * self._patience.interval)
@@ -127,7 +135,7 @@ class Detector:
         self._acknowledged = acknowledged
 
         due = Due.NOTHING
-        if self._silence >= self._limit():
+        if self._silence >= self._limit() or self._is_cut_off(unheard):
             due |= Due.SILENT
         elif self._is_stalled(elapsed, in_frame):
             due |= Due.STALLED
@@ -137,6 +145,10 @@ class Detector:
         elif self._since_write >= self._patience.tick_after:
             due |= Due.TICK
         return due
+
+    def _is_cut_off(self, unheard: Callable[[], float | None]) -> bool:
+        timeout = self._patience.failure_timeout
+        return self._silence >= timeout and (unheard() or 0.0) >= timeout
 
     def _is_stalled(self, elapsed: float, in_frame: bool) -> bool:
         self._in_frame = self._in_frame + elapsed if in_frame else 0.0

@@ -56,3 +56,7 @@ class Network(Protocol):
     def acknowledged(self, stream: trio.abc.Stream) -> int | None:
         """Bytes of ours that the other end's kernel has acknowledged, None where not known."""
         ...
+
+    def unheard(self, stream: trio.abc.Stream) -> float | None:
+        """Seconds since the other end's kernel acknowledged anything, None where not known."""
+        ...

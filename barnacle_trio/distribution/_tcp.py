@@ -165,14 +165,24 @@ class TcpNetwork:
 
     def acknowledged(self, stream: trio.abc.Stream) -> int | None:
         """See `Network.acknowledged`: from Linux's ``TCP_INFO``, None elsewhere."""
-        if not sys.platform.startswith("linux") or not isinstance(stream, trio.SocketStream):
-            return None
-        try:
-            info = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
-        except OSError:
-            return None
+        info = _tcp_info(stream)
         # struct tcp_info: 8 bytes of flags, 24 words, two pacing rates, then tcpi_bytes_acked.
         return int(struct.unpack_from("=Q", info, 120)[0]) if len(info) >= 128 else None
+
+    def unheard(self, stream: trio.abc.Stream) -> float | None:
+        """See `Network.unheard`: from Linux's ``TCP_INFO``, None elsewhere."""
+        info = _tcp_info(stream)
+        # The 13th of the words is tcpi_last_ack_recv, in milliseconds.
+        return struct.unpack_from("=I", info, 56)[0] / 1000 if len(info) >= 60 else None
+
+
+def _tcp_info(stream: trio.abc.Stream) -> bytes:
+    if not sys.platform.startswith("linux") or not isinstance(stream, trio.SocketStream):
+        return b""
+    try:
+        return stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+    except OSError:
+        return b""
 
 
 async def _resolve(host: str) -> list[str]:

@@ -102,6 +102,12 @@ class TlsNetwork:
 
     def acknowledged(self, stream: trio.abc.Stream) -> int | None:
         """See `Network.acknowledged`: of what goes over the stream below."""
-        if isinstance(stream, TlsStream):
-            stream = stream.transport_stream
-        return self._below.acknowledged(stream)
+        return self._below.acknowledged(_below(stream))
+
+    def unheard(self, stream: trio.abc.Stream) -> float | None:
+        """See `Network.unheard`."""
+        return self._below.unheard(_below(stream))
+
+
+def _below(stream: trio.abc.Stream) -> trio.abc.Stream:
+    return stream.transport_stream if isinstance(stream, TlsStream) else stream

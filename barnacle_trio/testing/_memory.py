@@ -188,6 +188,9 @@ class _Place:
     def acknowledged(self, _stream: trio.abc.Stream) -> int | None:
         return None
 
+    def unheard(self, _stream: trio.abc.Stream) -> float | None:
+        return None
+
 
 @asynccontextmanager
 async def open_memory_nodes(*names: str, cookie: str = "memory") -> AsyncIterator[tuple[Node, ...]]:
