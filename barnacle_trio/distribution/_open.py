@@ -71,7 +71,8 @@ async def open_node(
         ``-ssl_dist_optfile`` is read.
       net_ticktime: seconds of silence after which a peer that does not answer probes is down.
       failure_timeout: seconds of silence after which a peer that answers probes is down, with
-        reason ``silent``. ``math.inf``: judge all by ``net_ticktime``.
+        reason ``silent``; any other, where its host acknowledges nothing for as long (on Linux).
+        ``math.inf``: judge all by ``net_ticktime``.
       connect_timeout: seconds that one dial may take.
       allow: names or globs (or a predicate) that may connect and be dialled. None is all.
       insecure_cookie: accept a cookie of fewer than 16 characters although the node can be reached
