@@ -5,6 +5,7 @@ With ``BARNACLE_TRIO_LONG=1`` days of it, and a thousand cycles. See `tests.soak
 
 from __future__ import annotations
 
+import logging
 import random
 
 import pytest
@@ -21,8 +22,9 @@ CYCLED = {"memory_starts": 40, "memory_cuts": 20, "real_starts": 15, "real_cuts"
     ids=["twenty patient nodes", "six nodes as they usually are"],
 )
 def test_whatever_happens_for_hours_is_over_when_it_is_over(
-    hours: float, size: int, pace: float
+    hours: float, size: int, pace: float, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.CRITICAL, "barnacle_trio")  # lines that are kept are objects, too
     story = soak(
         random.randrange(1_000_000) if LONG else 7, days=hours * 3600 / DAY, size=size, pace=pace
     )
