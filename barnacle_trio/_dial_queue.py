@@ -16,8 +16,9 @@ from barnacle_trio._peers import Peer
 class DialQueue:
     """The dials to come, and how many are under way.
 
-    Peers that were lost a moment ago come first. Neither they nor the others ever hold all slots:
-    a few are kept for who is lost next, and as many for newcomers, however many are silent.
+    Peers that were lost a moment ago come first. From eight slots on, neither they nor the others
+    ever hold all: an eighth is kept for who is lost next, and as many for newcomers, however many
+    are silent.
 
     Args:
       peers: by name. A peer's ``ticket`` tells which of its entries is the valid one, 0 none.

@@ -250,7 +250,7 @@ class Connection:
             elapsed,
             acknowledged=acknowledged() if self._writing else None,
             # Its kernel is asked ever less often while it does not read what we write.
-            unheard=_unknown if self._writing else unheard,
+            unheard=(lambda: None) if self._writing else unheard,
             in_frame=self._frames.partial > 0,
         )
         if Due.TICK in due and not self._outbox and not self._writing:
@@ -376,10 +376,6 @@ class Connection:
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
-
-
-def _unknown() -> None:
-    return None
 
 
 def _bulk(item: bytes | Transfer) -> int:

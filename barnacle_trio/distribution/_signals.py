@@ -58,11 +58,10 @@ class Signals:
         A BEAM node closes the connection on an unlink or an exit for an older incarnation of it,
         though it answers a link to one.
         """
-        peer = NodeName(to.node.name)
-        connection = self._outbound.get(peer)
+        connection = self._outbound.get(NodeName(to.node.name))
         if connection is not None and connection.peer.creation != to.creation:
             return False
-        return self.put(peer, message)
+        return self.put_to(to, message)
 
     def drain(self) -> None:
         """Act on what our own processes were sent, without recursion."""
