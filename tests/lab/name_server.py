@@ -24,7 +24,7 @@ from tests.lab.network import ROOT, Host
 ZONE = "lab"
 QUERY = f"nodes.{ZONE}"
 KINDS = ("empty", "nx", "servfail", "huge", "stale", "slow", "silent", "dead")
-"""What may be wrong with it, see `NameServer.fail`."""
+"""What may be wrong with it, see `NameServer.failing`."""
 HUGE = 1000
 """Addresses in an answer that is huge: more than a datagram, and than a sane cluster, has."""
 
@@ -70,7 +70,6 @@ class NameServer:
         self._addresses = addresses
         self._strangers = strangers
         self._process: trio.Process | None = None
-        self._breathing: trio.CancelScope | None = None
         program = shutil.which("knotd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
         assert program is not None, "the laboratory needs 'knotd' (Debian: apt-get install knot)"
         self._program = program
@@ -82,16 +81,23 @@ class NameServer:
         """Have it name all nodes, and nobody else."""
         await self._serve(self._records(self._addresses), "NOERROR")
 
-    async def fail(self, kind: str, nursery: trio.Nursery) -> None:
-        """Have it let others down, until it is mended.
+    @asynccontextmanager
+    async def failing(self, kind: str) -> AsyncIterator[None]:
+        """Have it let others down within the block.
 
         Args:
           kind: ``empty`` (the name has no address), ``nx`` (there is no such name), ``servfail``
             (it has lost its zone), ``huge`` (a thousand strangers before the nodes), ``stale``
             (strangers before the nodes, one of which is missing), ``slow`` (it answers every
             second only), ``silent`` (it answers nobody), ``dead`` (there is nobody).
-          nursery: where a slow one is kept slow.
         """
+        async with trio.open_nursery() as nursery:
+            await self._fail(kind, nursery)
+            yield
+            nursery.cancel_scope.cancel("it is mended")
+        await self.mend()
+
+    async def _fail(self, kind: str, nursery: trio.Nursery) -> None:
         if kind == "empty":
             await self._serve('nodes 0 TXT "no address"\n', "NOERROR")
         elif kind == "nx":
@@ -105,8 +111,7 @@ class NameServer:
             records = self._records([*self._strangers, *self._addresses[:-1]])
             await self._serve(records, "NOERROR")
         elif kind == "slow":
-            self._breathing = trio.CancelScope()
-            nursery.start_soon(self._breathe, self._breathing)
+            nursery.start_soon(self._breathe)
         elif kind == "silent":
             self._signal(signal.SIGSTOP)
         else:
@@ -115,21 +120,17 @@ class NameServer:
 
     async def stop(self) -> None:
         """End it, whatever state it is in."""
-        if self._breathing is not None:
-            self._breathing.cancel("it ends")
-            self._breathing = None
         if self._process is not None:
             self._process.kill()
             await self._process.wait()
             self._process = None
 
-    async def _breathe(self, scope: trio.CancelScope) -> None:
-        with scope:
-            while True:
-                self._signal(signal.SIGSTOP)
-                await trio.sleep(0.9)
-                self._signal(signal.SIGCONT)
-                await trio.sleep(0.1)
+    async def _breathe(self) -> None:
+        while True:
+            self._signal(signal.SIGSTOP)
+            await trio.sleep(0.9)
+            self._signal(signal.SIGCONT)
+            await trio.sleep(0.1)
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None

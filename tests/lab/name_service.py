@@ -43,25 +43,21 @@ async def name_service(seed: int = 0, *, seconds: float = 6, poll: float = 1) ->
     faults: list[Fault] = []
     back = []
     settings = options() | {"barnacle": {"poll_interval": poll}}
-    async with (
-        open_named_cluster(hosts(3), **settings) as (cluster, server),
-        trio.open_nursery() as nursery,
-    ):
+    async with open_named_cluster(hosts(3), **settings) as (cluster, server):
         await cluster.start()
         await cluster.mesh(30)
         for kind in KINDS:
             cluster.history.tell("fault", reason=f"dns: {kind}")
-            await server.fail(kind, nursery)
-            await trio.sleep(seconds / 2)
-            one, other = chance.sample(list(cluster.members), 2)
-            begin = cluster.history.tell("fault", reason=f"sockets of {one} and {other}").at
-            cluster.lan[one].kill_sockets(cluster.lan[other])
-            both = [(one, other), (other, one)]
-            await cluster.told("down", both, 30, since=begin)
-            back.append(await cluster.mesh(30) - begin)
-            faults.append(Fault(begin, begin, pairs(cluster.names(one), cluster.names(other))))
-            await trio.sleep(seconds / 2)
-            await server.mend()
+            async with server.failing(kind):
+                await trio.sleep(seconds / 2)
+                one, other = chance.sample(list(cluster.members), 2)
+                begin = cluster.history.tell("fault", reason=f"sockets of {one} and {other}").at
+                cluster.lan[one].kill_sockets(cluster.lan[other])
+                both = [(one, other), (other, one)]
+                await cluster.told("down", both, 30, since=begin)
+                back.append(await cluster.mesh(30) - begin)
+                faults.append(Fault(begin, begin, pairs(cluster.names(one), cluster.names(other))))
+                await trio.sleep(seconds / 2)
             cluster.history.tell("heal", reason=f"dns: {kind}")
     result.note("who fell is back, worst, s", max(back), 1.0)
     return finish(result, cluster, faults)

@@ -35,9 +35,9 @@ class Nemesis:
 
     async def rage(self, seconds: float, *, at_once: int = 2) -> None:
         """Go on for so long; afterwards all is well again."""
-        async with trio.open_nursery() as self._nursery:
+        async with trio.open_nursery() as nursery:
             for _ in range(at_once):
-                self._nursery.start_soon(self._rage, self._cluster.history.now + seconds)
+                nursery.start_soon(self._rage, self._cluster.history.now + seconds)
         self._cluster.lan.heal()
 
     async def _rage(self, until: float) -> None:
@@ -116,25 +116,19 @@ class Nemesis:
 
     async def _name_server(self) -> None:
         """Nobody falls for that."""
-        server = self._server
-        if server is None or SERVER in self._busy:
+        if SERVER in self._busy:
             return
         self._busy.add(SERVER)
-        kind = self._chance.choice(KINDS)
-        self._cluster.history.tell("fault", reason=f"dns: {kind}")
-        await server.fail(kind, self._nursery)
-        await trio.sleep(self._chance.uniform(0.5, 18))
-        await server.mend()
-        self._cluster.history.tell("heal", reason=f"dns: {kind}")
+        await self.fail_names(self._chance.choice(KINDS), self._chance.uniform(0.5, 18))
         self._busy.discard(SERVER)
 
-    async def fail_once(self, kind: str, seconds: float) -> None:
-        """Have the DNS server let them down in one way for so long, and nothing else."""
+    async def fail_names(self, kind: str, seconds: float) -> None:
+        """Have the DNS server let them down in one way for so long."""
         assert self._server is not None
-        async with trio.open_nursery() as nursery:
-            await self._server.fail(kind, nursery)
+        self._cluster.history.tell("fault", reason=f"dns: {kind}")
+        async with self._server.failing(kind):
             await trio.sleep(seconds)
-            await self._server.mend()
+        self._cluster.history.tell("heal", reason=f"dns: {kind}")
 
     async def _port_mapper(self) -> None:
         """A daemon's end; nobody falls for that. An embedded one ends with its node."""
@@ -215,7 +209,7 @@ async def at_random(
         nemesis = Nemesis(cluster, random.Random(seed), server)
         warm = min(60.0, seconds / 10)
         if server is not None and seconds >= LONG:
-            await nemesis.fail_once("huge", 60)  # the most names that anybody will ever hold
+            await nemesis.fail_names("huge", 60)  # the most names that anybody will ever hold
         await nemesis.rage(warm, at_once=at_once)
         # A node that was unheard for long may still have to find out that it is.
         await cluster.mesh(60)
