@@ -41,27 +41,25 @@ class Erlang:
         """The command line of a runtime that neither reads the terminal nor runs a shell."""
         return [self.path, "-noshell", *arguments]
 
+    def run(self, code: str) -> str:
+        """Evaluate Erlang code in a process of its own; gives what that prints."""
+        done = subprocess.run(
+            self.command("-boot", "start_clean", "-eval", f"{code}, halt()."),
+            env=self.environ(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stdout
+
     def has(self, application: str) -> bool:
         """Whether it has an application of Erlang's, or was given it."""
-        found = f"atom_to_list(is_list(code:lib_dir({application})))"
-        return _ask(self.path, self.env, found) == "true"
+        return self.run(f"io:write(is_list(code:lib_dir({application})))") == "true"
 
     def __str__(self) -> str:
         return f"otp{self.version}"
-
-
-def _ask(erl: Path | str, env: Mapping[str, str], code: str) -> str:
-    """What an expression is to a runtime, which must be a string."""
-    answer = subprocess.run(
-        [erl, "-noshell", "-boot", "start_clean", "-eval", f"io:put_chars({code}), halt()."],
-        env={**os.environ, **env},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    return answer.stdout.strip()
 
 
 def _release(erl: Path, env: Mapping[str, str]) -> str | None:
@@ -75,7 +73,7 @@ def _release(erl: Path, env: Mapping[str, str]) -> str | None:
     except (OSError, IndexError):
         pass
     try:
-        return _ask(erl, env, "erlang:system_info(otp_release)")
+        return Erlang("", str(erl), env).run("io:put_chars(erlang:system_info(otp_release))")
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 
@@ -313,31 +312,16 @@ def test_no_mutated_packet_raises_or_names_whom_it_may_not(make: Callable[[], Wi
 # -- Erlang ----------------------------------------------------------------------------------------
 
 
-def ask(erlang: Erlang, code: str) -> list[str]:
-    """Evaluate Erlang code that prints lines."""
-    done = subprocess.run(
-        erlang.command("-boot", "start_clean", "-eval", code + ", halt()."),
-        env=erlang.environ(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    return done.stdout.splitlines()
-
-
 def test_erlang_reads_ours_and_we_read_its(erlang: Erlang) -> None:
     ours = PlainWire().encode("heartbeat", NAME).hex()
-    read, written = ask(
-        erlang,
+    read, written = erlang.run(
         f"""
         <<"heartbeat::", Term/binary>> = binary:decode_hex(<<"{ours}">>),
         io:format("~p~n", [binary_to_term(Term) =:= #{{node => 'a@127.0.0.1'}}]),
         Packet = <<"heartbeat::", (term_to_binary(#{{node => 'a@127.0.0.1'}}))/binary>>,
         io:format("~s~n", [binary:encode_hex(Packet)])
-        """,
-    )
+        """
+    ).splitlines()
     assert read == "true"
     assert bytes.fromhex(written) == (NEW if int(erlang.version) >= 26 else OLD)
     assert PlainWire().decode(bytes.fromhex(written)).name == NAME
@@ -345,8 +329,7 @@ def test_erlang_reads_ours_and_we_read_its(erlang: Erlang) -> None:
 
 def test_erlang_decrypts_ours_and_we_decrypt_its(erlang: Erlang) -> None:
     ours = EncryptedWire(SECRET).encode("heartbeat", NAME).hex()
-    read, written = ask(
-        erlang,
+    read, written = erlang.run(
         f"""
         {{ok, _}} = application:ensure_all_started(crypto),
         Key = crypto:hash(sha256, <<"{SECRET.decode()}">>),
@@ -358,7 +341,7 @@ def test_erlang_decrypts_ours_and_we_decrypt_its(erlang: Erlang) -> None:
         Plain = <<"heartbeat::", (term_to_binary(#{{node => 'a@127.0.0.1'}}))/binary>>,
         Theirs = crypto:crypto_one_time(aes_256_cbc, Key, Iv, Plain, Options(true)),
         io:format("~s~n", [binary:encode_hex(<<Iv/binary, Theirs/binary>>)])
-        """,
-    )
+        """
+    ).splitlines()
     assert read == "true"
     assert EncryptedWire(SECRET).decode(bytes.fromhex(written)).name == NAME
