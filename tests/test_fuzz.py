@@ -20,7 +20,7 @@ from tests.fuzz.targets import PARSERS, TARGETS
 from tests.scale import scaled
 
 FOLDER = Path(__file__).parent / "fuzz"
-FAULTS = scaled(3_000, 200_000)
+FAULTS = scaled(10_000, 200_000)
 COUNTED_EVERY = 50
 # Lines of Python that an input may cost: so many, and so many for each of its bytes. What is linear
 # stays far below, what is quadratic comes above it at some length.

@@ -52,6 +52,7 @@ SEVERAL = ("all", "parsers")
 HERE = Path(__file__).parent
 CORPUS, CRASHES = HERE / "corpus", HERE / "crashes"
 TIMEOUT = 20
+"""Seconds on the clock, of which a machine that is busy may give none for a while."""
 
 
 def main() -> None:
