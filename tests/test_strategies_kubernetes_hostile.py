@@ -38,7 +38,6 @@ CHUNKED = "Transfer-Encoding: chunked"
 async def lab(
     tmp_path: Path, kube_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Lab]:
-    monkeypatch.setattr(_kube_http, "ANSWER_WITHIN", 0.5)
     async with open_lab("fake", tmp_path, kube_folder, monkeypatch) as lab:
         lab.allow_pods()
         lab.namespace.create_pod("first", "10.0.0.1")
@@ -92,14 +91,17 @@ REFUSED: dict[str, tuple[Script, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_it_is_a_failed_answer_with_a_reason(lab: Lab, name: str) -> None:
+async def test_it_is_a_failed_answer_with_a_reason(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     script, reason = REFUSED[name]
     lab.fake.scripts.append(script)
-    began = trio.current_time()
-    answer = await discover(lab.strategy(), LOCAL)
+    with monkeypatch.context() as patch:
+        if "in time" in reason:
+            patch.setattr(_kube_http, "ANSWER_WITHIN", 0.5)
+        answer = await discover(lab.strategy(), LOCAL)
     assert answer.kind == "failed"
     assert reason in str(answer.error)
-    assert trio.current_time() - began < 5
     assert await lab.names() == {"my_app@10.0.0.1"}  # and it has not hurt
 
 
@@ -161,7 +163,7 @@ async def test_a_list_that_breaks_off_is_a_partial_answer(lab: Lab) -> None:
     assert answer.nodes == {"my_app@10.0.0.1"}
     # So is one for which the time runs out.
     lab.fake.scripts += [replies(first), forever()]
-    with trio.fail_after(0.3):
+    with trio.fail_after(1):
         answer = await discover(lab.strategy(), LOCAL)
     assert answer.kind == "partial"
     assert answer.nodes == {"my_app@10.0.0.1"}
