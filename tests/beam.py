@@ -16,6 +16,9 @@ from tests.erlang import Erlang
 COOKIE = "a_cookie_for_tests_only"
 BOOT_TIMEOUT = 30
 EVAL_TIMEOUT = 20
+DIALS_WHEN_TOLD = ("-kernel", "dist_auto_connect", "never")
+"""Flags for a node that is cut off as soon as it came up: else its `global`, which greets whom it
+saw come, now and then dials back."""
 
 _LOOP = r"""
 Loop = fun Loop() ->

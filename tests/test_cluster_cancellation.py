@@ -14,7 +14,7 @@ from barnacle_trio import (
     open_node,
 )
 from barnacle_trio.epmd import names
-from tests.beam import COOKIE, open_beam, unique
+from tests.beam import COOKIE, DIALS_WHEN_TOLD, open_beam, unique
 from tests.checkpoints import cancel_at_every_checkpoint
 from tests.cluster_lab import open_nodes, open_sockets, sees, until
 from tests.erlang import Erlang
@@ -111,7 +111,7 @@ async def test_connecting_a_peer() -> None:
 
 
 async def test_connecting_a_beam_node(erlang: Erlang) -> None:
-    async with open_nodes(1) as [node], open_beam(erlang) as beam:
+    async with open_nodes(1) as [node], open_beam(erlang, flags=DIALS_WHEN_TOLD) as beam:
         leftovers = Leftovers()
 
         async def check() -> None:

@@ -25,7 +25,7 @@ from barnacle_trio import (
 )
 from barnacle_trio._errors import CookieRejected
 from barnacle_trio.distribution._tls_stream import TlsStream
-from tests.beam import COOKIE, Beam, open_beam, unique
+from tests.beam import COOKIE, DIALS_WHEN_TOLD, Beam, open_beam, unique
 from tests.conftest import free_port
 from tests.erlang import Erlang, require_erlangs
 from tests.tls_lab import TLS_ERLANGS, Lab
@@ -98,7 +98,7 @@ async def test_both_dial_at_once_twenty_times(erlang: Erlang, lab: Lab) -> None:
     tls = lab.for_erlang()
     async with (
         open_node(unique("py"), cookie=COOKIE, tls=tls) as node,
-        open_beam(erlang, flags=lab.flags(tls)) as beam,
+        open_beam(erlang, flags=(*lab.flags(tls), *DIALS_WHEN_TOLD)) as beam,
     ):
         for _ in range(20):
             async with trio.open_nursery() as nursery:

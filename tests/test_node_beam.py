@@ -16,7 +16,7 @@ from barnacle_trio._names import NodeName
 from barnacle_trio._transport import PeerChange, PeerDown
 from barnacle_trio.distribution import Node, open_node
 from barnacle_trio.epmd import names
-from tests.beam import COOKIE, Beam, open_beam, unique
+from tests.beam import COOKIE, DIALS_WHEN_TOLD, Beam, open_beam, unique
 from tests.erlang import Erlang, require_erlangs
 
 pytestmark = pytest.mark.usefixtures("epmd_port")
@@ -149,7 +149,10 @@ def _open_sockets() -> int:
 
 
 async def test_a_hundred_connects_leave_no_task_and_no_socket(erlang: Erlang) -> None:
-    async with open_node(unique("py"), cookie=COOKIE) as node, open_beam(erlang) as beam:
+    async with (
+        open_node(unique("py"), cookie=COOKIE) as node,
+        open_beam(erlang, flags=DIALS_WHEN_TOLD) as beam,
+    ):
         for _ in range(3):
             await node.connect(beam.name)
             await node.disconnect(beam.name)
@@ -293,7 +296,10 @@ async def test_short_names(erlang: Erlang) -> None:
 
 async def test_racing_connects_with_a_beam_node_end_with_one_connection(erlang: Erlang) -> None:
     for basename in ("a_first", "z_last"):  # sorted before and after the BEAM node's name
-        async with open_node(unique(basename), cookie=COOKIE) as node, open_beam(erlang) as beam:
+        async with (
+            open_node(unique(basename), cookie=COOKIE) as node,
+            open_beam(erlang, flags=DIALS_WHEN_TOLD) as beam,
+        ):
             for _ in range(20):
                 changes = record(node)
                 async with trio.open_nursery() as nursery:
