@@ -260,6 +260,7 @@ async def test_a_goodbye_is_heard_and_is_the_last_word(server: PostgresServer) -
         await psql.run('LISTEN "barnacle"', 'LISTEN "barnacle_bye"')
         async with serving(postgres(server.dsn()), "newcomer@h") as newcomer:
             await newcomer.until(ME)
+            await served.until("newcomer@h")
         names = {payload for _channel, payload in await psql.heard()}
         assert "newcomer@h" in names
         assert "friend@h" not in names
