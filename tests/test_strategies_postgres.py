@@ -27,6 +27,7 @@ from barnacle_trio import (
     run_once,
 )
 from barnacle_trio._strategy import ServedStrategy, asked_by_nobody
+from barnacle_trio.strategies._postgres_connection import Connection
 from barnacle_trio.testing import FakeTransport, MemoryNetwork, check_strategy
 from tests.postgres_server import PostgresServer, postgres_cluster, program, running
 
@@ -264,6 +265,25 @@ async def test_a_goodbye_is_heard_and_is_the_last_word(server: PostgresServer) -
         names = {payload for _channel, payload in await psql.heard()}
         assert "newcomer@h" in names
         assert "friend@h" not in names
+
+
+async def test_a_goodbye_is_said_though_the_word_before_it_is_not_answered_yet(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notify = Connection.notify
+
+    async def notify_slowly(self: Connection, channel: str, payload: str) -> None:
+        await notify(self, channel, payload)
+        await trio.sleep(0.5)
+
+    strategy = postgres(server.dsn(), expire_after=600)
+    async with serving(postgres(server.dsn(), expire_after=600)) as served:
+        await served.ask()
+        monkeypatch.setattr(Connection, "notify", notify_slowly)
+        async with serving(strategy, "friend@h"):
+            await served.until("friend@h")
+            await strategy.leave(NodeName("friend@h"))  # type: ignore[attr-defined]
+        await served.until()
 
 
 async def test_draining_says_goodbye(server: PostgresServer) -> None:

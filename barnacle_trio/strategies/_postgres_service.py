@@ -84,6 +84,7 @@ class Service:
         self._settled_after = settled_after
         self._error: PostgresError | None = None
         self._up = False
+        self._conversing = False  # others hear what is said, whether or not the answers are here
         self._settled = trio.Event()  # the first time that there is something to answer
         self._leaving = trio.Event()
         self._left = trio.Event()
@@ -115,7 +116,7 @@ class Service:
             return
         self._leaving.set()
         self._nap.cancel("a goodbye is to be said")
-        with trio.move_on_after(GOODBYE_WITHIN if self._up else 0):
+        with trio.move_on_after(GOODBYE_WITHIN if self._conversing else 0):
             await self._left.wait()
 
     async def run(self) -> None:
@@ -126,8 +127,10 @@ class Service:
             try:
                 connection = await self._connect()
                 try:
+                    self._conversing = True
                     await self._converse(connection)
                 finally:
+                    self._conversing = False
                     connection.close()
             except PostgresError as error:
                 self._failed(error)
