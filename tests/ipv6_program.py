@@ -8,6 +8,7 @@ import trio
 
 from barnacle_trio import open_node
 from tests.beam import COOKIE, open_beam
+from tests.cluster_lab import sees
 from tests.erlang import ERLANGS
 
 
@@ -24,7 +25,7 @@ async def main(ours: str, theirs: str) -> None:
             assert await beam.eval(f"erlang:disconnect_node('{name}')") == "true"
             await node.nodes.wait_value(frozenset())
             await node.connect(beam_name)
-            assert await beam.eval(f"lists:member('{name}', nodes())") == "true"
+            await sees(beam, name)
         print(f"OTP {erlang.version}: met")
 
 

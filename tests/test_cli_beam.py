@@ -7,6 +7,7 @@ import signal
 from barnacle_trio.epmd import names
 from tests.beam import COOKIE, open_beam, unique
 from tests.cli_lab import assert_fails, assert_left_well, barnacle, running
+from tests.cluster_lab import sees
 from tests.erlang import Erlang
 
 
@@ -21,7 +22,7 @@ async def test_a_beam_is_listed_and_pinged(erlang: Erlang, epmd_port: int) -> No
             assert (ended.code, ended.err) == (0, "")
             assert ended.out.startswith(f"pong from {beam.name}: ")
             assert_fails(await barnacle("ping", beam.name, "--cookie", "x" * 20), 1, "cookie")
-            assert await beam.eval("nodes(connected)") == "[]"
+            await sees(beam)
             assert list(await names()) == [basename]
             assert_fails(await barnacle("ping", unique("absent")), 1, "is not registered")
             found = await barnacle("discover", "local-epmd:beam*", "epmd:other@127.0.0.1")
@@ -45,13 +46,13 @@ async def test_a_cluster_with_a_beam(erlang: Erlang, epmd_port: int) -> None:
             await node.event("Started", node=name)
             async with open_beam(erlang, beam_name) as beam:
                 await node.event("NodeUp", node=beam_name)
-                assert await beam.eval("nodes()") == f"['{name}']"
+                await sees(beam, name)
                 await beam.kill()
                 await node.event("NodeDown", node=beam_name, reason="lost")
             async with open_beam(erlang, beam_name) as beam:
                 await node.event("NodeUp", node=beam_name)
                 ended = await node.end(signal.SIGTERM)
-                assert await beam.eval("nodes()") == "[]"
+                await sees(beam)
     assert_left_well(ended)
     told = ended.objects()
     assert [each["type"] for each in told][-3:] == ["Draining", "NodeDown", "ShutDown"]

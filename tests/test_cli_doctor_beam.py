@@ -11,6 +11,7 @@ import trustme
 from barnacle_trio.epmd import serve_epmd
 from tests.beam import open_beam, unique
 from tests.cli_lab import barnacle
+from tests.cluster_lab import sees
 from tests.doctors import examine
 from tests.erlang import ERLANGS, Erlang
 
@@ -33,7 +34,7 @@ async def test_a_node_that_is_well(erlang: Erlang, mapper: None) -> None:
         version = next(each["found"] for each in findings if each["step"] == "version")
         able = {"26": "25", "27": "25"}.get(erlang.version, erlang.version)  # can no more than 25
         assert f"Erlang/OTP {able} can" in version
-        assert await beam.eval("nodes(connected)") == "[]"
+        await sees(beam)
 
 
 async def test_another_cookie(erlang: Erlang, mapper: None, capfd: Capture) -> None:
@@ -64,7 +65,7 @@ async def test_short_and_long_names(erlang: Erlang, mapper: None, capfd: Capture
         warned = await examine(capfd, name, own="me@127.0.0.1")
         assert warned.reason is None
         assert [step for step, state in warned.states.items() if state != "ok"] == ["name"]
-        assert await beam.eval("nodes(connected)") == "[]"
+        await sees(beam)
 
 
 async def test_a_list_of_who_may_connect(erlang: Erlang, mapper: None, capfd: Capture) -> None:

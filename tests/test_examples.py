@@ -22,6 +22,7 @@ from barnacle_trio import PeerChange, PeerDown, PeerUnreachable, open_node
 from barnacle_trio.epmd import names, serve_epmd
 from barnacle_trio.strategies import _queries
 from tests.beam import open_beam, unique
+from tests.cluster_lab import sees
 from tests.conftest import free_port
 from tests.dns_server import open_dns_server, resolver_for
 from tests.elixir import COUNTER, hold
@@ -230,7 +231,7 @@ async def test_it_meets_a_beam_node(erlang: Erlang, epmd_port: int, by: str) -> 
         printed = [await program.line()]  # from here on it is a port mapper, too
         async with open_beam(erlang, "my_erlang@127.0.0.1", cookie=COOKIE) as beam:
             printed.append(await program.line())
-            assert await beam.eval("nodes().") == "['py@127.0.0.1']"
+            await sees(beam, "py@127.0.0.1")
             await beam.kill()
             printed.append(await program.line())
         program.terminate()

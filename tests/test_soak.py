@@ -1,6 +1,6 @@
 """Hours of a cluster under faults at random, and nodes that come and go: what is left behind.
 
-With ``BARNACLE_TRIO_LONG=1`` days of it, and a thousand cycles. See `tests.soak`.
+With ``BARNACLE_TRIO_LONG=1`` days of it, and a thousand cycles. See `tests.soak.__main__`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import random
 import pytest
 
 from tests.scale import LONG, scaled
-from tests.soak import CYCLES, DAY, Sample, check_flat, run_apart, soak
+from tests.soak.judge import Sample, check_flat
+from tests.soak.lives import CYCLES, run_apart
+from tests.soak.story import DAY, soak
 
 CYCLED = {"memory_starts": 40, "memory_cuts": 20, "real_starts": 15, "real_cuts": 4}
 
