@@ -30,6 +30,14 @@ def links(stage: Stage, box: Mailbox) -> set[Pid]:
     return {pid for pid, link in process.links.items() if link.active}
 
 
+async def all_undone(stage: Stage, box: Mailbox) -> None:
+    """Wait until a mailbox of ours has no link, nor waits for the acknowledgement of its end."""
+    process = stage.node._processes._table.by_pid[box.pid]
+    with trio.fail_after(PATIENCE):
+        while process.links:  # noqa: ASYNC110 - the process at the other end is in no hurry
+            await trio.sleep(0.01)
+
+
 async def links_there(puppet: Puppet) -> set[Pid]:
     """The processes that a puppet takes itself to be linked to."""
     return set(await puppet.run("element(2, process_info(self(), links))"))
@@ -285,9 +293,7 @@ async def test_a_normal_end_ends_nobody(erlang: Erlang) -> None:
         stays.link(other.pid)
         await other.end(NORMAL)
         await puppet.run("ok")
-        with trio.fail_after(PATIENCE):
-            while links(stage, stays):  # noqa: ASYNC110 - until it is told of the end
-                await trio.sleep(0.01)
+        await all_undone(stage, stays)
         assert not stays.ended
 
 
@@ -364,18 +370,13 @@ async def _link_and_unlink(puppet: Puppet, box: Mailbox, seed: int) -> None:
 async def test_an_unlink_that_crosses_the_end_of_the_other_side(erlang: Erlang) -> None:
     """Whoever is dead acknowledges; and the one that lives hears of an end at most once."""
     async with open_stage(erlang) as stage:
-        watcher = await stage.puppet()
         async with stage.node.open_mailbox() as box:
             for _ in range(10):
                 puppet = await stage.puppet()
                 box.link(puppet.pid)
                 stage.node.send_nowait(puppet.pid, (Atom("$end"), Atom("bad")))
                 box.unlink(puppet.pid)  # the puppet's end was not heard yet
-                await watcher.run(
-                    "(fun F() -> is_process_alive(P) andalso F() end)()", P=puppet.pid
-                )
-                await watcher.run("ok")
-                assert stage.node._processes._table.by_pid[box.pid].links == {}
+                await all_undone(stage, box)
             assert not box.ended
         puppet = await stage.puppet(trap_exit=True)
         for _ in range(10):

@@ -253,7 +253,7 @@ async def test_a_frozen_beam_node_is_silent_and_back_at_once(erlang: Erlang) -> 
         open_beam(erlang) as beam,
     ):
         await node.connect(beam.name)
-        await trio.sleep(0.3)
+        await sees(beam, node.name)  # it has answered, and so the first probe before it
         changes = record(node)
         beam.freeze()
         frozen_at = trio.current_time()
