@@ -259,6 +259,7 @@ async def test_a_goodbye_is_heard_and_is_the_last_word(server: PostgresServer) -
         await strategy.leave(NodeName("friend@h"))  # type: ignore[attr-defined]
         await served.until()
         await psql.run('LISTEN "barnacle"', 'LISTEN "barnacle_bye"')
+        await psql.heard()  # it listens
         async with serving(postgres(server.dsn()), "newcomer@h") as newcomer:
             await newcomer.until(ME)
             await served.until("newcomer@h")
