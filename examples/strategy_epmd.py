@@ -5,7 +5,7 @@ dialled again and again, with growing pauses, and do not hold up the others.
 
     $ python examples/strategy_epmd.py
     up: first@127.0.0.1
-    second@127.0.0.1 is backing_off: PeerUnreachable
+    second@127.0.0.1 is not up yet: PeerUnreachable
     up: first@127.0.0.1 second@127.0.0.1
 """
 
@@ -25,8 +25,7 @@ async def main() -> None:
         result = await barnacle.refresh()
         print("up:", *result.nodes)
         second = NodeName("second@127.0.0.1")
-        error = result.failed[second]
-        print(f"{second} is {barnacle.status().peers[second].state}: {type(error).__name__}")
+        print(f"{second} is not up yet: {type(result.failed[second]).__name__}")
 
         async with open_node(second, cookie="my_cookie"):
             print("up:", *sorted(await barnacle.wait_for_nodes(2)))
