@@ -78,8 +78,8 @@ async def lab(tmp_path: Path, epmd_port: int, request: pytest.FixtureRequest) ->
                 database = await stack.enter_async_context(open_busy_database())
             if request.node.name.endswith("[gossip]"):
                 await stack.enter_async_context(talking(quick(port), "other@127.0.0.1"))
-            # What is asked for has to be heard, on a busy machine as well; and who cancels everywhere
-            # should not have to wait everywhere.
+            # What is asked for has to be heard, on a busy machine as well; and who cancels
+            # everywhere should not have to wait everywhere.
             test = request.node.name
             heard = any(word in test for word in ("complete", "several"))
             interval = 1.0 if heard else 0.05 if "cancelled_anywhere" in test else 0.3
