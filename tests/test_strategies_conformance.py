@@ -82,7 +82,7 @@ async def lab(tmp_path: Path, epmd_port: int, request: pytest.FixtureRequest) ->
             # everywhere should not have to wait everywhere.
             test = request.node.name
             heard = any(word in test for word in ("complete", "several"))
-            interval = 1.0 if heard else 0.05 if "cancelled_anywhere" in test else 0.3
+            interval = 0.8 if heard else 0.05 if "cancelled_anywhere" in test else 0.3
             yield Lab(server, tmp_path, database, port, interval)
 
 
