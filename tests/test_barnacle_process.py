@@ -114,7 +114,7 @@ async def test_a_custom_transport_serves_through_its_node(autojump_clock: MockCl
 
 @pytest.mark.usefixtures("epmd_port")
 async def test_calls_from_a_beam_node(erlang: Erlang, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("barnacle_trio._process.ANSWER_WITHIN", 2.0)
+    monkeypatch.setattr("barnacle_trio._process.ANSWER_WITHIN", 0.5)
     strategy = ScriptedStrategy()
     async with (
         open_node(unique("py"), cookie=COOKIE) as node,

@@ -232,7 +232,7 @@ async def test_a_web_server_is_told_for_what_it_is(
 ) -> None:
     monkeypatch.setattr(http.server.BaseHTTPRequestHandler, "log_message", lambda *_args: None)
     with http_server() as port:
-        step, found, advice = (await examine(capfd, PEER, port=port)).failure
+        step, found, advice = (await examine(capfd, PEER, port=port, patience=0.5)).failure
     assert step == "handshake"
     assert "is no node; it says '<!DOCTYPE HTML>" in found
     assert "another program has the port" in advice
@@ -250,8 +250,8 @@ async def test_a_web_server_is_told_for_what_it_is(
             "handshake",
             "before OTP 23",
         ),
-        ([b""], "handshake", "no answer within 1 s"),
-        ([status(b"ok")], "handshake", "no answer within 1 s"),
+        ([b""], "handshake", "no answer within 0.3 s"),
+        ([status(b"ok")], "handshake", "no answer within 0.3 s"),
         (
             [status(b"ok") + challenge_message(name=b"bob@web1")],
             "handshake",
@@ -269,14 +269,14 @@ async def test_a_web_server_is_told_for_what_it_is(
         ),
         ([status(b"ok") + challenge_message(), framed(b"a" + bytes(16))], "cookie", "the cookie"),
         ([status(b"ok") + challenge_message(), b"\0\3xyz"], "cookie", "an acknowledgement was due"),
-        ([status(b"ok") + challenge_message()], "cookie", "no answer within 1 s"),
+        ([status(b"ok") + challenge_message()], "cookie", "no answer within 0.3 s"),
     ],
 )
 async def test_each_way_to_fail_is_told_apart(
     capfd: pytest.CaptureFixture[str], answers: list[bytes], step: str, fragment: str
 ) -> None:
     async with listening(saying(*answers)) as port:
-        at, found, _advice = (await examine(capfd, PEER, port=port, patience=1)).failure
+        at, found, _advice = (await examine(capfd, PEER, port=port, patience=0.3)).failure
     assert at == step
     assert fragment in found
 
@@ -306,7 +306,7 @@ async def test_a_port_that_answers_in_one_family_only_is_a_warning(
     with sock:
         port = sock.getsockname()[1]
         families = {entry[0] for entry in socket.getaddrinfo("localhost", None)}
-        examined = await examine(capfd, "bob@localhost", port=port, patience=1)
+        examined = await examine(capfd, "bob@localhost", port=port, patience=0.3)
     assert examined.states["port"] == ("warning" if len(families) > 1 else "ok")
 
 

@@ -80,10 +80,10 @@ async def test_a_list_of_who_may_connect(erlang: Erlang, mapper: None, capfd: Ca
 async def test_a_frozen_node(erlang: Erlang, mapper: None, capfd: Capture) -> None:
     async with open_beam(erlang) as beam:
         beam.freeze()
-        step, found, advice = (await examine(capfd, beam.name, patience=1)).failure
+        step, found, advice = (await examine(capfd, beam.name, patience=0.5)).failure
         beam.thaw()
     assert step == "handshake"
-    assert found == "no answer within 1 s"
+    assert found == "no answer within 0.5 s"
     assert "frozen" in advice
 
 

@@ -109,9 +109,9 @@ async def test_the_doctor_at_a_beam_node_without_tls(
     lab: Lab, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with open_node(unique("py"), cookie=COOKIE), open_beam(TLS_ERLANGS[0]) as beam:
-        examined = await examine(capfd, beam.name, tls=lab.options(), patience=1)
+        examined = await examine(capfd, beam.name, tls=lab.options(), patience=0.5)
     step, found, advice = examined.failure
-    assert (step, found) == ("tls", "no answer to a TLS greeting within 1 s")
+    assert (step, found) == ("tls", "no answer to a TLS greeting within 0.5 s")
     assert "without TLS" in advice
 
 

@@ -172,14 +172,14 @@ async def test_a_frozen_beam_node_is_found_out(erlang: Erlang, lab: Lab) -> None
     tls = lab.for_erlang()
     changes: list[PeerChange] = []
     async with (
-        open_node(unique("py"), cookie=COOKIE, tls=tls, failure_timeout=2.0) as node,
+        open_node(unique("py"), cookie=COOKIE, tls=tls, failure_timeout=1.0) as node,
         open_beam(erlang, flags=lab.flags(tls)) as beam,
     ):
         node.subscribe(changes.append)
         await node.connect(beam.name)
         assert await node.ping(beam.name)
         beam.freeze()
-        with trio.fail_after(10):
+        with trio.fail_after(5):
             await node.nodes.wait_value(frozenset())
         beam.thaw()
     assert isinstance(changes[-1], PeerDown)

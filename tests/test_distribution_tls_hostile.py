@@ -220,7 +220,7 @@ async def test_who_is_silent_in_the_handshake_is_given_up(lab: Lab) -> None:
     node_options: dict[str, Any] = {"cookie": COOKIE, "tls": lab.options(), "epmd": agreed}
     async with (
         trio.open_nursery() as nursery,
-        open_node(unique("py"), connect_timeout=1, **node_options) as node,
+        open_node(unique("py"), connect_timeout=0.3, **node_options) as node,
     ):
         nursery.start_soon(trio.serve_listeners, hold, listeners)
         with trio.fail_after(5), pytest.raises(PeerUnreachable, match="as a node without TLS does"):

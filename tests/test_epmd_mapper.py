@@ -56,10 +56,10 @@ async def open_member(
         nursery.cancel_scope.cancel()
 
 
-async def names_become(port: int, expected: dict[str, int]) -> None:
+async def names_become(port: int, expected: dict[str, int], *, within: float = PATIENCE) -> None:
     """Wait for exactly these names."""
     told: object = None
-    with trio.move_on_after(PATIENCE):
+    with trio.move_on_after(within):
         while True:
             try:
                 told = await names(port=port)
@@ -322,7 +322,7 @@ async def test_otps_epmd_is_used_and_when_it_dies_a_node_takes_its_place() -> No
         assert one.creation >= 4
         epmd.kill()
         await epmd.wait()
-        await names_become(port, everybody)
+        await names_become(port, everybody, within=2)
         assert len(processes_listening_at(port)) == 1
 
 
@@ -336,7 +336,7 @@ async def test_without_running_one_a_node_waits_until_the_port_mapper_is_back() 
         await nobody_serves(port)
         for _ in range(2):
             async with real_epmd(port):
-                await names_become(port, {"one": 1111})
+                await names_become(port, {"one": 1111}, within=1.5)
             await nobody_serves(port)
 
 
@@ -383,7 +383,7 @@ async def test_when_the_process_that_serves_is_killed_the_others_go_on() -> None
         assert processes_listening_at(port) == {serving.pid}
         serving.kill()
         others = {"two": 2222, "three": 3333, "four": 4444}
-        await names_become(port, others)
+        await names_become(port, others, within=2)
         assert len(processes_listening_at(port)) == 1
 
 
@@ -439,7 +439,7 @@ async def test_a_node_of_another_process_stays_registered_when_ours_leaves() -> 
         (successor,) = processes_listening_at(port)
         assert successor not in {os.getpid(), process.pid}
         os.kill(successor, signal.SIGKILL)
-        await names_become(port, {"two": 2222})
+        await names_become(port, {"two": 2222}, within=2)
         assert processes_listening_at(port) == {process.pid}
         nursery.cancel_scope.cancel()
 
@@ -500,7 +500,7 @@ async def test_where_nobody_can_go_on_that_is_told_and_names_are_freed_in_time(
         await foreign.receive_some()
         began = trio.current_time()
         one.scope.cancel()
-    assert trio.current_time() - began < 10
+    assert trio.current_time() - began < 2
     async with foreign:
         with trio.fail_after(PATIENCE):
             assert await foreign.receive_some() == b""

@@ -15,6 +15,7 @@ from barnacle_trio.distribution._inbox import Down, Exit
 from barnacle_trio.distribution._mailbox import Mailbox
 from barnacle_trio.etf import Atom, BitString, Export, Fun, ImproperList, Pid, Port, Reference
 from tests.beam import COOKIE, open_beam, unique
+from tests.cluster_lab import until
 from tests.erlang import Erlang, require_erlangs
 from tests.puppets import PATIENCE, Puppet, Stage, open_on, open_stage, received
 
@@ -33,9 +34,11 @@ def links(stage: Stage, box: Mailbox) -> set[Pid]:
 async def all_undone(stage: Stage, box: Mailbox) -> None:
     """Wait until a mailbox of ours has no link, nor waits for the acknowledgement of its end."""
     process = stage.node._processes._table.by_pid[box.pid]
-    with trio.fail_after(PATIENCE):
-        while process.links:  # noqa: ASYNC110 - the process at the other end is in no hurry
-            await trio.sleep(0.01)
+
+    async def undone() -> bool:
+        return not process.links
+
+    await until(undone)
 
 
 async def links_there(puppet: Puppet) -> set[Pid]:

@@ -182,7 +182,7 @@ async def test_a_killed_beam_node_is_lost_and_dialled_again(erlang: Erlang) -> N
         async with open_beam(erlang) as beam:
             await node.connect(beam.name)
             await beam.kill()
-            with trio.fail_after(5):
+            with trio.fail_after(2):
                 await node.nodes.wait_value(frozenset())
         assert isinstance(changes[-1], PeerDown)
         assert changes[-1].reason == "lost"
@@ -265,7 +265,7 @@ async def test_a_frozen_beam_node_is_silent_and_back_at_once(erlang: Erlang) -> 
             nursery.start_soon(node.connect, beam.name)
             await trio.sleep(0.5)
             beam.thaw()
-            with trio.fail_after(3):
+            with trio.fail_after(1.5):
                 await node.nodes.wait_value(frozenset({NodeName(beam.name)}))
         await sees(beam, node.name)
 

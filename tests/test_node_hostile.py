@@ -54,7 +54,7 @@ async def test_33_to_49_garbage_instead_of_a_handshake_closes_that_alone(
     async with reachable_node() as (node, port):
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         await stream.send_all(GARBAGE[what])
-        with trio.fail_after(5):
+        with trio.fail_after(2):
             answer = await drained(stream)
         assert answer in (b"", message(b"snot_allowed"))
         await stream.aclose()
@@ -66,7 +66,7 @@ async def test_37_our_own_name_is_refused() -> None:
     async with reachable_node() as (node, port):
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         await stream.send_all(name_message(node.name.encode()))
-        with trio.fail_after(5):
+        with trio.fail_after(2):
             assert await drained(stream) == message(b"snok")
         await stream.aclose()
 
@@ -100,14 +100,14 @@ async def test_30_31_silent_and_slow_strangers_are_closed_within_the_deadline(
                 nursery.start_soon(silent, port)
                 nursery.start_soon(drip, port)
         assert len(closed) == 20
-        assert max(closed) - started < 5
+        assert max(closed) - started < 2.5
         assert node._doorkeeper.strangers == 0
 
 
 async def test_32_two_thousand_half_open_handshakes_keep_nobody_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_acceptor, "HANDSHAKE_TIMEOUT", 4.0)
+    monkeypatch.setattr(_acceptor, "HANDSHAKE_TIMEOUT", 2.0)
     async with reachable_node() as (node, port):
         strangers: list[trio.SocketStream] = []
         before = _resident()
@@ -127,7 +127,7 @@ async def test_32_two_thousand_half_open_handshakes_keep_nobody_out(
         assert len(strangers) == 2000
         assert node._doorkeeper.strangers <= _acceptor.MAX_STRANGERS
         async with open_node(unique("peer"), cookie=COOKIE) as peer:
-            with trio.fail_after(3):  # before any of them is given up
+            with trio.fail_after(1):
                 await peer.connect(node.name)
             assert _resident() - before < 64 * 1024 * 1024
             with trio.fail_after(8):

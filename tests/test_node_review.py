@@ -246,7 +246,7 @@ async def test_a_connection_that_is_reset_at_once_is_unreachable(
             cookie="c" * 20,
             epmd=FixedPort(port),
             listen=("127.0.0.2", 0),
-            connect_timeout=1,
+            connect_timeout=0.3,
         ) as node:
             with pytest.raises(PeerUnreachable, match="closed without answering"):
                 await node.connect("b@127.0.0.1")

@@ -20,8 +20,8 @@ from barnacle_trio.epmd import open_registration
 from barnacle_trio.epmd._wire import NamesAnswer
 from barnacle_trio.strategies import _ask
 from barnacle_trio.strategies._ask import Named, Naming, names_at
-from tests.beam import COOKIE, Beam, open_beam
-from tests.cluster_lab import PATIENCE, until
+from tests.beam import COOKIE, open_beam
+from tests.cluster_lab import PATIENCE, sees
 from tests.dns_server import DnsServer, open_dns_server, resolver_for
 from tests.epmd_lab import real_epmd
 from tests.erlang import Erlang
@@ -333,8 +333,4 @@ async def test_nodes_of_different_base_names_make_one_cluster(
             name = f"{image}@{ELSEWHERE}"
             async with open_beam(erlang, name, flags=beam_at(ELSEWHERE)) as beam:
                 await wait_for(snake.name, name)
-
-                async def is_met(beam: Beam = beam) -> bool:
-                    return await beam.eval(f"lists:member('{LOCAL}', nodes())") == "true"
-
-                await until(is_met)
+                await sees(beam, LOCAL)

@@ -96,12 +96,14 @@ async def test_it_is_a_failed_answer_with_a_reason(
 ) -> None:
     script, reason = REFUSED[name]
     lab.fake.scripts.append(script)
+    began = trio.current_time()
     with monkeypatch.context() as patch:
         if "in time" in reason:
             patch.setattr(_kube_http, "ANSWER_WITHIN", 0.5)
         answer = await discover(lab.strategy(), LOCAL)
     assert answer.kind == "failed"
     assert reason in str(answer.error)
+    assert trio.current_time() - began < 5
     assert await lab.names() == {"my_app@10.0.0.1"}  # and it has not hurt
 
 
@@ -163,7 +165,7 @@ async def test_a_list_that_breaks_off_is_a_partial_answer(lab: Lab) -> None:
     assert answer.nodes == {"my_app@10.0.0.1"}
     # So is one for which the time runs out.
     lab.fake.scripts += [replies(first), forever()]
-    with trio.fail_after(1):
+    with trio.fail_after(0.3):
         answer = await discover(lab.strategy(), LOCAL)
     assert answer.kind == "partial"
     assert answer.nodes == {"my_app@10.0.0.1"}

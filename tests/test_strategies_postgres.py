@@ -302,7 +302,7 @@ async def test_draining_says_goodbye(server: PostgresServer) -> None:
 
 
 async def test_who_falls_silent_expires(server: PostgresServer) -> None:
-    async with serving(postgres(server.dsn(), interval=0.1, expire_after=1)) as served:
+    async with serving(postgres(server.dsn(), interval=0.1, expire_after=0.4)) as served:
         await served.ask()
         await server.execute("SELECT pg_notify('barnacle', 'silent@h')")
         await served.until("silent@h")

@@ -117,10 +117,10 @@ async def test_an_outage_of_three_rounds_costs_nobody_and_two_lines(
 ) -> None:
     caplog.set_level(logging.INFO)
     network, recorder = MemoryNetwork(), EventRecorder()
-    # The pace of a test: whoever is forgotten for a second would be pruned.
-    strategy = partial(postgres, server.dsn(), interval=0.4, expire_after=1)
+    # The pace of a test: whoever is forgotten for half a second would be pruned.
+    strategy = partial(postgres, server.dsn(), interval=0.2, expire_after=0.5)
     open_impatient = partial(
-        open_barnacle, poll_interval=0.6, prune_after=1, max_prune=1, listener=recorder.send
+        open_barnacle, poll_interval=0.3, prune_after=0.5, max_prune=1, listener=recorder.send
     )
     async with (
         network.open_node(ME) as me,
@@ -138,7 +138,7 @@ async def test_an_outage_of_three_rounds_costs_nobody_and_two_lines(
             await server.stop()
         for each in ("mine", "theirs"):
             await recorder.wait_for(RefreshFailed, partial(_is_from, each, 0))
-        await trio.sleep(3 * 0.6)  # three rounds
+        await trio.sleep(3 * 0.3)  # three rounds
         if how == "freeze":
             server.thaw()
         else:
@@ -146,7 +146,7 @@ async def test_an_outage_of_three_rounds_costs_nobody_and_two_lines(
         back = trio.current_time()
         for each in ("mine", "theirs"):
             await recorder.wait_for(Refreshed, partial(_is_from, each, back))
-        await trio.sleep(2.5)  # long enough for whoever was forgotten to be pruned
+        await trio.sleep(1.5)  # long enough for whoever was forgotten to be pruned
         assert mine.nodes.value == {FRIEND}
         assert theirs.nodes.value == {ME}
         assert mine.status().restarts == theirs.status().restarts == 0

@@ -157,9 +157,9 @@ class Cluster:
 
     async def _follow(self, name: str, process: trio.Process) -> None:
         """Read what one process says until it ends, which it should not do by itself."""
-        assert process.stdin is not None  # noqa: S101  # all three are pipes
-        assert process.stdout is not None  # noqa: S101
-        assert process.stderr is not None  # noqa: S101
+        assert process.stdin is not None  # noqa: S101 - a pipe
+        assert process.stdout is not None  # noqa: S101 - a pipe
+        assert process.stderr is not None  # noqa: S101 - a pipe
         complaints = bytearray()
         async with process.stdin, process.stdout, process.stderr, trio.open_nursery() as nursery:
             nursery.start_soon(_keep_last, process.stderr, complaints)
