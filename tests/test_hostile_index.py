@@ -25,8 +25,8 @@ ELSEWHERE: dict[str, str] = {
     " epmd_client: a_socket_connected_to_itself_is_nobody;"
     " node_beam: dialling_oneself_under_another_host_name_is_refused_at_once",
     # port mappers that ask
-    "18-20": "epmd_server: garbage_is_dropped_without_an_answer",
-    "26": "epmd_server: thousands_of_garbage_connections_leave_nothing_behind",
+    "18-20": "epmd_server_hostile: garbage_is_dropped_without_an_answer",
+    "26": "epmd_server_hostile: thousands_of_garbage_connections_leave_nothing_behind",
     # frames
     "58": "distribution_frames: an_announcement_costs_no_memory the_limit_holds_at_any_slicing",
     "59": "messages_hostile: a_large_frame_that_drips_is_given_up;"
