@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import trio
 
@@ -184,10 +184,9 @@ class Cluster:
                 self.reasons[name, other] = told["reason"]
                 self._change(name, sees=row.sees - {other})
 
-    def _change(self, name: str, **changes: object) -> None:
+    def _change(self, name: str, **changes: Any) -> None:
         self._rows.value = tuple(
-            replace(row, **changes) if row.name == name else row  # type: ignore[arg-type]
-            for row in self._rows.value
+            replace(row, **changes) if row.name == name else row for row in self._rows.value
         )
 
 

@@ -159,6 +159,8 @@ class Node(Talking):
         """Close the connection to a peer; done at once where there is none.
 
         The down is told before this returns. If cancelled, the connection is closed all the same.
+        Nothing keeps the peer from dialling us: a BEAM node does so when its ``global`` greets a
+        node that it saw come a moment ago, as it would among BEAM nodes.
 
         Raises:
           trio.ClosedResourceError: this node was left.

@@ -37,7 +37,7 @@ class Map(Mapping[Any, Any]):
     """
 
     __slots__ = ("_limits", "_pairs")
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # as `dict` does
 
     def __init__(
         self,

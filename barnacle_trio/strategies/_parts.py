@@ -51,7 +51,7 @@ async def ask(strategy: Strategy, local: NodeName) -> Answer:
         answer: Any = await strategy(local)  # junk is for `discover` to complain of
         if isinstance(answer, Iterable) and not isinstance(answer, (str, bytes)):
             answer = given = list(islice(answer, MAX_NAMES + 1))
-        return answer  # type: ignore[no-any-return]
+        return answer  # type: ignore[no-any-return]  # junk included
 
     discovery = await discover(remembering, local)
     if discovery.error is None:
