@@ -233,6 +233,35 @@ def test_there_are_no_more_names_than_allowed() -> None:
     say(told, "b@h", 1)
 
 
+@pytest.mark.parametrize("rules", [{"max_names": 3}, {"max_new_names": 0.6}])
+def test_who_was_turned_away_is_remembered_for_as_long_as_a_name_lives(
+    rules: dict[str, float],
+) -> None:
+    told = members(**rules, expire_after=15)
+    for number in range(3):
+        say(told, f"a{number}@h", 0, source=f"10.0.{number}.1")
+    assert not told.overfull(0)
+    refused(told, "b@h", 1, source="10.0.9.1")
+    assert told.overfull(1)
+    assert told.overfull(15.9)
+    assert not told.overfull(16)
+    refused(told, "b@h", 1.5, source="10.0.9.1")
+    say(told, "a0@h", 3)
+    assert told.overfull(16), "that somebody else is known says nothing about who is not"
+
+
+def test_nobody_expires_for_what_was_passed_by() -> None:
+    told = members(expire_after=15)
+    say(told, NAME, 0)
+    for second in range(1, 100):  # a flood: a moment of each second is listened to
+        told.alive(second)
+        for tenth in range(1, 10):
+            told.pass_by(second + tenth / 10)
+    assert told.names == {NAME}
+    assert told.overfull(100)
+    assert told.listened == pytest.approx(1 + 98 * 0.1)
+
+
 def test_many_strangers_take_little_room() -> None:
     told = members()
     tracemalloc.start()

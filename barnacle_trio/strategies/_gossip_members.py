@@ -164,6 +164,7 @@ class Members:
         self._budget: _Budget | None = None
         self._budgets: OrderedDict[str, _Budget] = OrderedDict()
         self._last_life = math.inf
+        self._turned_away_at = -math.inf
         self.listened = 0.0
         """Seconds for which we were certain to hear."""
 
@@ -176,6 +177,16 @@ class Members:
     def names(self) -> frozenset[NodeName]:
         """Those that were heard and have neither expired nor left."""
         return frozenset(self._members)
+
+    def overfull(self, now: float) -> bool:
+        """Whether more is said than is taken in, going by the last while: names may be missing."""
+        return now - self._turned_away_at < self._rules.expire_after
+
+    def pass_by(self, now: float) -> None:
+        """A packet is not looked at: whoever sent it, this time was not listened to."""
+        self._turned_away_at = now
+        if self._last_life < now:
+            self._last_life = now
 
     def alive(self, now: float) -> None:
         """Something was heard, if only ourselves: the time since the last sign was listened to."""
@@ -203,7 +214,11 @@ class Members:
             return "ourselves"
         member = self._members.get(name)
         if member is None:
-            self._check_room(source, now)
+            try:
+                self._check_room(source, now)
+            except PacketError:
+                self._turned_away_at = now
+                raise
             self._members[name] = _Member(self.listened, source, packet.session)
             return "new"
         member.heard, member.source, member.session = self.listened, source, packet.session

@@ -83,6 +83,7 @@ class Ears:
             source, now = sender(address), trio.current_time()
             if not self._throttle.lets_pass(source, now):
                 self.passed_by += 1
+                self.members.pass_by(now)
                 self._ignore("too many packets come at once", source)
                 continue
             try:
@@ -152,7 +153,7 @@ class Service:
 
         Raises:
           DiscoveryError: nothing can be heard at the moment, or (a partial answer) not everybody
-            has had the time to speak up yet.
+            has had the time to speak up yet, or some may have been turned away.
         """
         with trio.move_on_after(time_to_answer()):
             await trio.lowlevel.checkpoint()
@@ -283,7 +284,8 @@ async def listen_once(setting: Setting, local: NodeName) -> frozenset[NodeName]:
     """Listen for as long as it takes everybody to speak up, without a word of one's own.
 
     Raises:
-      DiscoveryError: nothing can be heard, or (a partial answer) the time did not suffice.
+      DiscoveryError: nothing can be heard, or (a partial answer) the time did not suffice, or
+        some may have been turned away.
     """
     ears = Ears(setting, local)
     try:
@@ -299,18 +301,25 @@ async def listen_once(setting: Setting, local: NodeName) -> frozenset[NodeName]:
 
 
 def whole(members: Members, setting: Setting) -> frozenset[NodeName]:
-    """The members, if everybody has had the time to be one.
+    """The members, if everybody has had the time to be one, and none was turned away.
 
     Raises:
       NotAllYet: not everybody has had it.
+      DiscoveryError: (a partial answer) some may have been turned away.
     """
-    if members.is_settled:
-        return members.names
-    raise NotAllYet(
-        f"gossip with {setting.group} has only begun: all are heard within "
-        f"{setting.interval[1]:g} s",
-        partial=members.names,
-    )
+    if not members.is_settled:
+        raise NotAllYet(
+            f"gossip with {setting.group} has only begun: all are heard within "
+            f"{setting.interval[1]:g} s",
+            partial=members.names,
+        )
+    if members.overfull(trio.current_time()):
+        raise DiscoveryError(
+            f"gossip with {setting.group}: more is said than is taken in (max_names, "
+            "max_new_names, or too many packets), nodes may be missing",
+            partial=members.names,
+        )
+    return members.names
 
 
 def _first(errors: BaseExceptionGroup[OSError]) -> str:
