@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from barnacle_trio._strategy import ServedStrategy
+from barnacle_trio._strategy import ServedStrategy, discover
 from barnacle_trio.strategies import _kube_api, _kube_watch
 from barnacle_trio.strategies._kube_access import read_service_account
 from barnacle_trio.strategies._kube_api import Gone, KubeApi, Selection
@@ -105,6 +105,41 @@ async def test_endpoints_of_a_service_written_by_hand_or_not(lab: Lab) -> None:
     assert len(await lab.names(SELECTOR, lookup="endpoints")) == 3
     host = f"a-0.my-svc.{lab.namespace.name}.svc.cluster.local"
     assert await lab.names(None, **options, mode="hostname") == {f"my_app@{host}"}
+
+
+async def test_endpoints_that_the_server_cut_make_the_answer_partial_while_they_are(
+    lab: Lab,
+) -> None:
+    lab.namespace.allow("endpoints", verbs=("list", "watch"))
+    lab.namespace.put_endpoints("my-svc", [{"addresses": [{"ip": "10.0.0.1"}]}])
+    listing = lab.strategy(lookup="endpoints", watch=False)
+
+    def annotate(value: str | None) -> None:
+        annotations = {"endpoints.kubernetes.io/over-capacity": value}
+        lab.server.request(
+            "PATCH",
+            f"{lab.namespace.api}/endpoints/my-svc",
+            {"metadata": {"annotations": annotations}},
+            content_type="application/merge-patch+json",
+        )
+
+    async with serving(lab.strategy(lookup="endpoints")) as served:
+        assert (await served.answer()).kind == "complete"
+        annotate("truncated")
+        watched = await served.until(lambda answer: answer.kind == "partial")
+        for answer in (watched, await discover(listing, LOCAL)):
+            assert answer.kind == "partial"
+            assert answer.nodes == {"my_app@10.0.0.1"}
+            assert f"cuts the Endpoints '{lab.namespace.name}/my-svc'" in str(answer.error)
+            assert 'lookup="endpointslices"' in str(answer.error)
+        annotate("warning")  # of servers that still list them all
+        await served.until(lambda answer: answer.kind == "complete")
+        assert (await discover(listing, LOCAL)).kind == "complete"
+        annotate("truncated")
+        await served.until(lambda answer: answer.kind == "partial")
+        annotate(None)
+        await served.until(lambda answer: answer.kind == "complete")
+        assert (await discover(listing, LOCAL)).kind == "complete"
 
 
 async def test_slices_of_a_service(lab: Lab) -> None:

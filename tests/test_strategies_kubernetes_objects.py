@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -123,6 +124,58 @@ def test_ipv6_addresses_are_dashed_and_written_as_erlang_does() -> None:
     assert hosts("endpointslices", things, mode="dns") == {"fd00-0-0-1--3.n.pod.k8s"}
 
 
+def of_service(
+    lookup: Lookup, service: str, hostname: str | None, address: str = "10.0.0.1"
+) -> dict[str, Any]:
+    """What a service says of the pod ``my-app-0``."""
+    endpoint: dict[str, Any] = {"targetRef": {"kind": "Pod", "name": "my-app-0"}}
+    if hostname is not None:
+        endpoint["hostname"] = hostname
+    meta = {"name": service, "namespace": "n"}
+    if lookup == "endpoints":
+        return {"metadata": meta, "subsets": [{"addresses": [{**endpoint, "ip": address}]}]}
+    meta["name"] = f"{service}-{address}"
+    labels = {"kubernetes.io/service-name": service}
+    return {
+        "metadata": {**meta, "labels": labels},
+        "endpoints": [{**endpoint, "addresses": [address]}],
+    }
+
+
+@pytest.mark.parametrize("lookup", ["endpointslices", "endpoints"])
+def test_a_host_name_goes_with_the_service_that_tells_it_whatever_the_order(
+    lookup: Lookup,
+) -> None:
+    things = [
+        of_service(lookup, "my-app", None),
+        of_service(lookup, "my-app-headless", "my-app-0"),
+        of_service(lookup, "other", None),
+    ]
+    for order in permutations(things):
+        assert hosts(lookup, order, mode="hostname") == {"my-app-0.my-app-headless.n.svc.k8s"}
+        assert hosts(lookup, order) == {"10.0.0.1"}
+
+
+@pytest.mark.parametrize("lookup", ["endpointslices", "endpoints"])
+def test_of_several_services_that_tell_a_host_name_it_is_always_the_same(lookup: Lookup) -> None:
+    things = [
+        of_service(lookup, "a", None),
+        of_service(lookup, "b", "y"),
+        of_service(lookup, "c", "x"),
+    ]
+    for order in permutations(things):
+        assert hosts(lookup, order, mode="hostname") == {"y.b.n.svc.k8s"}
+
+
+def test_a_slice_of_no_service_lends_its_host_name_to_none_of_the_others() -> None:
+    nobodys = of_service("endpointslices", "", "my-app-0")
+    things = [of_service("endpointslices", "my-app", None), nobodys]
+    for order in permutations(things):
+        assert hosts("endpointslices", order, mode="hostname") == set()
+        both = [of_service("endpointslices", "z", "my-app-0", "fd00::1"), *order]
+        assert hosts("endpointslices", both, mode="hostname") == {"my-app-0.z.n.svc.k8s"}
+
+
 def test_who_has_no_host_name_is_left_out_and_told() -> None:
     rule = HostRule(mode="hostname", service=None, cluster_domain="k8s", not_ready=False)
     entry = read_entry("endpointslices", slice_of({"addresses": ["10.0.0.1"]}))
@@ -146,7 +199,8 @@ def test_an_address_that_is_nobodys_is_left_out_and_told() -> None:
 WORDS = """
     kind metadata items name namespace labels endpoints addresses conditions ready serving status
     terminating hostname targetRef subsets notReadyAddresses ip podIP podIPs phase spec subdomain
-    type object code message continue resourceVersion deletionTimestamp
+    type object code message continue resourceVersion deletionTimestamp annotations
+    endpoints.kubernetes.io/over-capacity
 """
 FIELDS = st.sampled_from(WORDS.split())
 TEXTS = st.sampled_from(["Pod", "PodList", "EndpointSlice", "10.0.0.1", "ADDED", "ERROR", "\ud800"])
@@ -261,6 +315,43 @@ def test_what_says_nothing_new_of_its_pods_is_no_change() -> None:
     assert not state.apply(Changed(entry=newer))
     assert state.apply(Deleted(entry=newer))
     assert not state.apply(Deleted(entry=newer))
+
+
+def endpoints(*addresses: str, over: str | None = None) -> dict[str, Any]:
+    meta: dict[str, Any] = {"name": "s", "namespace": "n", "resourceVersion": "1"}
+    if over is not None:
+        meta["annotations"] = {"endpoints.kubernetes.io/over-capacity": over}
+    return {"metadata": meta, "subsets": [{"addresses": [{"ip": each} for each in addresses]}]}
+
+
+@pytest.mark.parametrize("over", [None, "warning", "", "Truncated"])
+def test_endpoints_are_cut_where_they_say_so_and_nowhere_else(over: str | None) -> None:
+    assert not read_entry("endpoints", endpoints("10.0.0.1", over=over)).cut
+    cut = endpoints("10.0.0.1", over="truncated")
+    assert read_entry("endpoints", cut).cut
+    # Slices are never cut: whatever is written on them is about something else.
+    assert not read_entry("endpointslices", cut).cut
+    assert not read_entry("pods", cut).cut
+
+
+def test_being_cut_is_a_change_and_so_is_its_end() -> None:
+    whole = read_entry("endpoints", endpoints("10.0.0.1"))
+    cut = read_entry("endpoints", endpoints("10.0.0.1", over="truncated"))
+    state = WatchState()
+    assert state.apply(Changed(entry=whole))
+    assert state.entries.cut() == []
+    assert state.apply(Changed(entry=cut))
+    assert not state.apply(Changed(entry=cut))
+    assert state.entries.cut() == ["n/s"]
+    assert state.apply(Changed(entry=whole))
+    assert state.entries.cut() == []
+    position = Position(resource=RESOURCES["endpoints"][0], version="2")
+    assert state.replace(Entries([cut]), position)
+    assert not state.replace(Entries([cut]), position)
+    assert state.replace(Entries([whole]), position)
+    state.replace(Entries([cut]), position)
+    assert state.apply(Deleted(entry=cut))
+    assert state.entries.cut() == []
 
 
 def test_more_than_there_is_room_for_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

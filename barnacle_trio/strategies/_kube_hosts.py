@@ -78,16 +78,24 @@ class HostRule:
 
 def _joined(one: Instance, other: Instance) -> Instance:
     addresses = dict.fromkeys((*one.addresses, *other.addresses))
+    # A host name is known to the service alone that tells it: the two are taken together.
+    home = min(one, other, key=_rank_of_home)
     return Instance(
         target=one.target,
         # The order of slices means nothing, and every node must come to the same one.
         addresses=tuple(sorted(addresses, key=lambda address: (address.version, int(address)))),
-        hostname=one.hostname or other.hostname,
-        service=one.service or other.service,
+        hostname=home.hostname,
+        service=home.service,
         namespace=one.namespace,
         serves=one.serves or other.serves,
         terminating=one.terminating and other.terminating,
     )
+
+
+def _rank_of_home(instance: Instance) -> tuple[bool, bool, str, str]:
+    """The order in which host names are preferred; it does not depend on that of slices either."""
+    hostname, service = instance.hostname, instance.service
+    return hostname is None, service is None, service or "", hostname or ""
 
 
 def _family(host: str) -> int | None:

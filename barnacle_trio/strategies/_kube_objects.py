@@ -19,6 +19,8 @@ Lookup: TypeAlias = Literal["endpointslices", "endpoints", "pods"]
 SERVICE_LABEL = "kubernetes.io/service-name"
 """The label by which a slice tells the service it belongs to."""
 
+_OVER_CAPACITY = "endpoints.kubernetes.io/over-capacity"
+
 _OVER = frozenset({"Succeeded", "Failed"})  # phases of a pod that runs no more
 
 
@@ -45,11 +47,15 @@ class Instance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One object: its key among those of its kind, its version, and whom it names."""
+    """One object: its key among those of its kind, its version, and whom it names.
+
+    ``cut`` tells that it does not name all: an Endpoints object has room for 1,000 addresses.
+    """
 
     key: str
     version: str
     instances: tuple[Instance, ...]
+    cut: bool = False
 
 
 def read_entry(lookup: Lookup, thing: object) -> Entry:
@@ -68,6 +74,7 @@ def read_entry(lookup: Lookup, thing: object) -> Entry:
         key=f"{namespace}/{name}",
         version=text(meta.get("resourceVersion")),
         instances=tuple(read(content, meta)),
+        cut=lookup == "endpoints" and _is_cut(meta),
     )
 
 
@@ -107,6 +114,11 @@ def _endpoints(thing: Mapping[str, Any], meta: Mapping[str, Any]) -> Iterator[In
                     serves=serves,
                     terminating=False,  # this kind of object drops those at once
                 )
+
+
+def _is_cut(meta: Mapping[str, Any]) -> bool:
+    # Before Kubernetes 1.22 it was "warning" there, and nothing was left out.
+    return text(mapping(meta.get("annotations")).get(_OVER_CAPACITY)) == "truncated"
 
 
 def _slice(thing: Mapping[str, Any], meta: Mapping[str, Any]) -> Iterator[Instance]:

@@ -29,7 +29,7 @@ class Entries:
             self.put(entry)
 
     def put(self, entry: Entry) -> bool:
-        """Take an object; tells whether it says anything new of its instances."""
+        """Take an object; tells whether it says anything new."""
         known = self._entries.get(entry.key)
         size = self._size + _size(entry) - (0 if known is None else _size(known))
         if size > MAX_INSTANCES:
@@ -37,19 +37,23 @@ class Entries:
             return self.drop(entry.key)
         self._entries[entry.key] = entry
         self._size = size
-        return (() if known is None else known.instances) != entry.instances
+        return _said(known) != _said(entry)
 
     def drop(self, key: str) -> bool:
-        """Forget an object; tells whether that takes any instance away."""
+        """Forget an object; tells whether it had said anything."""
         known = self._entries.pop(key, None)
         if known is None:
             return False
         self._size -= _size(known)
-        return bool(known.instances)
+        return _said(known) != _said(None)
 
     def instances(self) -> Iterator[Instance]:
         """All instances of all objects."""
         return (each for entry in self._entries.values() for each in entry.instances)
+
+    def cut(self) -> list[str]:
+        """The keys of those objects that do not name all their instances."""
+        return sorted(key for key, entry in self._entries.items() if entry.cut)
 
 
 class WatchState:
@@ -60,13 +64,13 @@ class WatchState:
         self.position: Position | None = None
 
     def replace(self, entries: Entries, position: Position) -> bool:
-        """Take a list in place of all that was known; tells whether any instance differs."""
-        before = set(self.entries.instances())
+        """Take a list in place of all that was known; tells whether it says anything new."""
+        before = set(self.entries.instances()), self.entries.cut()
         self.entries, self.position = entries, position
-        return before != set(entries.instances())
+        return before != (set(entries.instances()), entries.cut())
 
     def apply(self, event: WatchEvent) -> bool:
-        """Take an event in; tells whether any instance differs. A failure changes nothing."""
+        """Take an event in; tells whether it says anything new. A failure changes nothing."""
         match event:
             case Changed(entry=entry):
                 self._advance(entry.version)
@@ -85,6 +89,11 @@ class WatchState:
     def _advance(self, version: str) -> None:
         if self.position is not None:
             self.position = Position(resource=self.position.resource, version=version)
+
+
+def _said(entry: Entry | None) -> tuple[tuple[Instance, ...], bool]:
+    """All that an answer depends on."""
+    return ((), False) if entry is None else (entry.instances, entry.cut)
 
 
 def _size(entry: Entry) -> int:

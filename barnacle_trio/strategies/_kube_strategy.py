@@ -70,6 +70,13 @@ class Listed:
         errors = [] if error is None else [error]
         if entries.overflowed:
             errors.append(DiscoveryError(f"more than {MAX_INSTANCES} pods, not all are named"))
+        errors += [
+            DiscoveryError(
+                f"Kubernetes cuts the Endpoints {shorten(key)} at 1,000 addresses, not all are "
+                'named; lookup="endpointslices" finds all'
+            )
+            for key in entries.cut()
+        ]
         named = await self._naming.names_at(sorted(hosts), local)
         return settle(named.names, [*errors, *named.errors], answered=named.answered)
 
