@@ -190,7 +190,7 @@ class Barnacle:
         await self._ended.wait()
 
     async def wait_for_nodes(self, n: int, held_for: float = 0) -> frozenset[NodeName]:
-        """Wait until at least ``n`` nodes are connected, and return them.
+        """Wait until at least ``n`` nodes are connected, and return those that are so now.
 
         Args:
           n: how many of `nodes`.
@@ -202,7 +202,11 @@ class Barnacle:
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_open()
         with self._until_closed():
-            return await self.nodes.wait_value(lambda nodes: len(nodes) >= n, held_for=held_for)
+            while True:
+                await self.nodes.wait_value(lambda nodes: len(nodes) >= n, held_for=held_for)
+                nodes = self.nodes.value
+                if len(nodes) >= n:  # one may be gone again before this task is run
+                    return nodes
 
     def status(self) -> Status:
         """A snapshot of how things stand."""

@@ -13,6 +13,7 @@ from barnacle_trio._errors import HandshakeRefused, PeerUnreachable
 from barnacle_trio._logs import ALSO_AN_EVENT
 from barnacle_trio._names import NodeName, shorten
 from barnacle_trio._plan import Plan
+from barnacle_trio._scopes import users_code
 from barnacle_trio._transport import Transport
 
 logger = logging.getLogger("barnacle_trio.dials")
@@ -146,7 +147,7 @@ class Dialler:
     async def _attempt(self, name: NodeName, attempt: _Attempt) -> Exception | None:
         await trio.lowlevel.checkpoint()
         try:
-            with attempt.scope:
+            with attempt.scope, users_code(f"connecting {name}"):
                 await self._transport.connect(name)
             if attempt.scope.cancelled_caught:
                 return PeerUnreachable(f"no answer within {self._dial_timeout:g} s")

@@ -21,6 +21,7 @@ from barnacle_trio._lookout import Lookout
 from barnacle_trio._names import NodeName, shorten
 from barnacle_trio._options import Options
 from barnacle_trio._plan import Loss, Plan
+from barnacle_trio._scopes import users_code
 from barnacle_trio._strategy import Discovery, Strategy, discover, sift
 from barnacle_trio._transport import (
     PeerChange,
@@ -48,6 +49,7 @@ class Round:
     disconnected: set[NodeName] = field(default_factory=set)
     dials: frozenset[NodeName] = frozenset()
     adopted: bool = False  # it named nodes that had connected before
+    dialled_before: int = 0  # how many dials had succeeded when it began
 
 
 class Engine:
@@ -95,11 +97,14 @@ class Engine:
             dial_timeout=options.dial_timeout,
             max_dials=options.max_dials,
             confirm=None if self.subscribed else self.look,
-            dialled=self._dialled,
+            dialled=self._note_dialled,
             once=once,
         )
         self.lookout = Lookout(self.plan, transport, options, wake=self.dialler.wake)
-        self._fresh: set[NodeName] = set()  # dialled since the last report
+        # How many dials have succeeded, here and at the last report; and for the nodes that are up,
+        # which of them was theirs.
+        self._dials_done = self._reported = 0
+        self._dialled_as: dict[NodeName, int] = {}
         self._held: Callable[[NodeName], bool] = lambda _name: False
         self._looking = trio.Lock()
         self._looks = 0  # listings begun; and the latest of them that ended well
@@ -170,8 +175,9 @@ class Engine:
             self.lookout.left()
         self.dialler.wake()
 
-    def _dialled(self, name: NodeName) -> None:
-        self._fresh.add(name)
+    def _note_dialled(self, name: NodeName) -> None:
+        self._dials_done += 1
+        self._dialled_as[name] = self._dials_done
 
     async def look(self) -> None:
         """Compare what is known with what the transport lists, by a listing that begins after now.
@@ -215,7 +221,8 @@ class Engine:
         timeout = self._options.dial_timeout
         try:
             with trio.move_on_after(timeout) as scope:
-                listed = await function()
+                with users_code(f"the transport's {what}"):
+                    listed = await function()
             if scope.cancelled_caught:
                 raise trio.TooSlowError(f"no answer within {timeout:g} s")
             if isinstance(listed, (str, bytes)) or not isinstance(listed, Iterable):
@@ -236,6 +243,7 @@ class Engine:
           DiscoveryError: discovery failed, or the transport could not list its nodes.
           Exception: a bug in the strategy.
         """
+        dialled_before = self._dials_done
         try:
             discovery = await self._discover()
             if discovery.kind == "failed":
@@ -255,6 +263,7 @@ class Engine:
             error=discovery.error,
             failed=dict(discovery.rejected),
             adopted=bool(answered.adopted),
+            dialled_before=dialled_before,
         )
         if discovery.kind == "complete" and discovery.nodes:
             await self._prune(done)
@@ -311,7 +320,7 @@ class Engine:
         await trio.lowlevel.checkpoint()
         timeout = self._options.dial_timeout
         try:
-            with trio.move_on_after(timeout) as scope:
+            with trio.move_on_after(timeout) as scope, users_code(f"disconnecting {name}"):
                 await self._transport.disconnect(name)
             if scope.cancelled_caught:
                 errors[name] = DisconnectError(f"not done within {timeout:g} s")
@@ -348,11 +357,13 @@ class Engine:
     def report(self, done: Round) -> RefreshResult:
         """The result of a round, as things stand now."""
         nodes = self.nodes.value
-        connected = frozenset(self._fresh) & nodes
-        self._fresh.clear()
+        # Another round may have been reported while this one waited for its dials.
+        since = min(done.dialled_before, self._reported)
+        self._reported = self._dials_done
+        self._dialled_as = {name: at for name, at in self._dialled_as.items() if name in nodes}
         return RefreshResult(
             nodes=nodes,
-            connected=connected,
+            connected=frozenset(name for name, at in self._dialled_as.items() if at > since),
             disconnected=frozenset(done.disconnected),
             failed={**done.failed, **self.plan.errors(trio.current_time())},
             discovery_error=done.error,

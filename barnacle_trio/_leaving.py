@@ -7,6 +7,7 @@ import logging
 import trio
 
 from barnacle_trio._names import NodeName
+from barnacle_trio._scopes import users_code
 from barnacle_trio._strategy import LeavingStrategy
 from barnacle_trio._transport import DrainableTransport
 
@@ -22,7 +23,7 @@ async def have_leave(barnacle: str, strategy: LeavingStrategy, local: NodeName) 
     """Have a strategy tell the others; that it cannot is no reason to stay."""
     await trio.lowlevel.checkpoint()
     try:
-        with trio.move_on_after(LEAVE_TIMEOUT) as scope:
+        with trio.move_on_after(LEAVE_TIMEOUT) as scope, users_code("the strategy's goodbye"):
             await strategy.leave(local)
         if scope.cancelled_caught:
             logger.warning("[%s] the strategy did not say goodbye in time", barnacle)
@@ -34,7 +35,7 @@ async def have_drain(barnacle: str, transport: DrainableTransport, grace: float)
     """Have a transport leave the cluster; one that did so before is left alone."""
     await trio.lowlevel.checkpoint()
     try:
-        with trio.move_on_after(grace + DRAIN_MARGIN) as scope:
+        with trio.move_on_after(grace + DRAIN_MARGIN) as scope, users_code("draining"):
             await transport.drain(grace)
         if scope.cancelled_caught:
             logger.warning("[%s] the transport did not drain in time", barnacle)

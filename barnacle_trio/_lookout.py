@@ -10,6 +10,7 @@ import trio
 from barnacle_trio._names import NodeName, shorten
 from barnacle_trio._options import Options
 from barnacle_trio._plan import Plan
+from barnacle_trio._scopes import users_code
 from barnacle_trio._transport import LocatingTransport, Transport
 
 logger = logging.getLogger("barnacle_trio.barnacle")
@@ -70,7 +71,8 @@ class Lookout:
             async with limit:
                 try:
                     with trio.move_on_after(self._options.dial_timeout):
-                        where = await transport.locate(name)
+                        with users_code(f"locating {name}"):
+                            where = await transport.locate(name)
                         if self._plan.located(name, where, trio.current_time()):
                             self._wake()
                 except Exception as error:

@@ -196,6 +196,8 @@ class Poller:
         looking_for_suspects = trio.Event()
         looking_for_suspects.set()
         while True:
+            # Between a `pause` and this there may be a `refresh`, which is the next poller's.
+            await trio.lowlevel.checkpoint_if_cancelled()
             self._changed = False
             request, self._pending = self._pending, None
             if request is not None:
@@ -226,6 +228,7 @@ class Poller:
             raise
         else:
             self._intensity.recovered()
+            self.last_error = done.error
             if done.adopted:
                 self._stranger_gap, self._strangers_after = STRANGER_GAP, -math.inf
             self._say(done.error)
@@ -249,7 +252,6 @@ class Poller:
         result = self._engine.report(done)
         self.refreshes += 1
         self.last_refresh = trio.current_time()
-        self.last_error = done.error
         self._tell(Refreshed(barnacle=self._options.name, at=trio.current_time(), result=result))
         return result
 

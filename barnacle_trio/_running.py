@@ -240,6 +240,7 @@ def barnacle_child(
     """
     check_strategy(strategy)
     check_transport(transport, options.get("registered_name"))
-    check_options(name=name, **options)
+    checked = check_options(name=name, **options)
+    options["listener"] = checked.listeners  # what was given may be an iterator, now used up
     run = partial(serve_barnacle, strategy, transport, name=name, **options)
     return ChildSpec(name, run, restart=restart, on_start=on_start)

@@ -1,11 +1,42 @@
-"""A nursery for the background tasks of something that is opened."""
+"""A nursery for the background tasks of something that is opened, and a guard for users' code."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import trio
+
+logger = logging.getLogger("barnacle_trio.barnacle")
+
+
+@contextmanager
+def cancelled_alone(note: Callable[[ExceptionGroup[Exception]], object]) -> Iterator[None]:
+    """Have code of users that is cancelled be cancelled, whatever else fails on its way out.
+
+    A nursery of its own then raises a group of both, which neither ``except Exception`` nor a
+    cancel scope takes whole. The cancellation goes on alone; ``note`` is given the rest.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        cancelled, faults = group.split(trio.Cancelled)
+        if cancelled is None or not isinstance(faults, ExceptionGroup):
+            raise
+        note(faults)
+        raise cancelled from None
+
+
+@contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """As `cancelled_alone`; the log is told what failed."""
+
+    def note(faults: ExceptionGroup[Exception]) -> None:
+        logger.warning("%s failed while it was cancelled", what, exc_info=faults)
+
+    with cancelled_alone(note):
+        yield
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ import trio
 from barnacle_trio._errors import BarnacleCrashed
 from barnacle_trio._names import NodeName, show
 from barnacle_trio._options import Options
+from barnacle_trio._scopes import users_code
 from barnacle_trio._strategy import ServedStrategy
 from barnacle_trio._supervisor import Intensity
 
@@ -78,12 +79,13 @@ async def _serve(
     await trio.lowlevel.checkpoint()
     serve = partial(strategy.serve, local, changed=changed)
     try:
-        async with trio.open_nursery() as nursery:
-            with trio.move_on_after(start_within) as scope:
-                await nursery.start(serve, name="strategy.serve")
-            if scope.cancelled_caught:
-                raise trio.TooSlowError(f"it did not start within {start_within:g} s")
-            started()
+        with users_code("the strategy's service"):
+            async with trio.open_nursery() as nursery:
+                with trio.move_on_after(start_within) as scope:
+                    await nursery.start(serve, name="strategy.serve")
+                if scope.cancelled_caught:
+                    raise trio.TooSlowError(f"it did not start within {start_within:g} s")
+                started()
     except Exception as error:
         if isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
             return error.exceptions[0]  # the group is the nursery's above

@@ -12,6 +12,7 @@ import trio
 
 from barnacle_trio._errors import DiscoveryError
 from barnacle_trio._names import NodeName, shorten
+from barnacle_trio._scopes import users_code
 
 MAX_NAMES = 100_000
 """How many names of one answer are read; a longer one counts as partial."""
@@ -103,7 +104,8 @@ async def discover(strategy: Strategy, local: NodeName) -> Discovery:
                 f"the strategy gave {type(asked).__name__} where an async function gives something "
                 "to await; if it makes strategies, call it first"
             )
-        answer = await asked
+        with users_code("the strategy"):
+            answer = await asked
         if isinstance(answer, (str, bytes)) or not isinstance(answer, Iterable):
             raise TypeError(
                 f"the strategy returned {type(answer).__name__}, not an iterable of node names"

@@ -12,6 +12,7 @@ import trio
 
 from barnacle_trio._errors import BarnacleCrashed, ConfigurationError
 from barnacle_trio._names import shorten, show
+from barnacle_trio._scopes import users_code
 
 logger = logging.getLogger("barnacle_trio.supervisor")
 
@@ -209,12 +210,13 @@ class _Supervisor:
     async def _run(self, child: ChildSpec, outcome: _Outcome, announce: _Once) -> None:
         await trio.lowlevel.checkpoint()
         try:
-            async with trio.open_nursery() as nursery:
-                value = await nursery.start(child.run, name=child.name)
-                outcome.started = True
-                if child.on_start is not None:
-                    child.on_start(value)
-                announce()
+            with users_code(child.name):
+                async with trio.open_nursery() as nursery:
+                    value = await nursery.start(child.run, name=child.name)
+                    outcome.started = True
+                    if child.on_start is not None:
+                        child.on_start(value)
+                    announce()
         except Exception as error:
             outcome.error = _only(error)
 

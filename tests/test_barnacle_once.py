@@ -54,6 +54,42 @@ async def test_wait_for_nodes_held_for(autojump_clock: MockClock) -> None:
         assert await world.barnacle.wait_for_nodes(0) == {A, B}
 
 
+async def test_wait_for_nodes_returns_those_of_now(autojump_clock: MockClock) -> None:
+    strategy, transport = ScriptedStrategy([A, B, C]), FakeTransport(reachable=[A, B])
+    async with open_world(strategy=strategy, transport=transport) as world:
+        await world.barnacle.wait_for_nodes(2)
+
+        async def change() -> None:
+            await trio.sleep(3)
+            transport.dial_in(C)
+            await trio.sleep(1)
+            transport.lose(A, gone=True)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(change)
+            assert await world.barnacle.wait_for_nodes(2, held_for=10) == {B, C}
+            assert trio.current_time() == pytest.approx(10)
+
+
+async def test_wait_for_nodes_does_not_return_one_that_is_down_again(
+    autojump_clock: MockClock,
+) -> None:
+    strategy, transport = ScriptedStrategy([A, B]), FakeTransport(reachable=[A])
+    async with open_world(strategy=strategy, transport=transport) as world:
+        await world.barnacle.wait_for_nodes(1)
+
+        async def wait() -> None:
+            assert await world.barnacle.wait_for_nodes(2) == world.barnacle.nodes.value == {A, B}
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await settle()
+            transport.dial_in(B)
+            transport.lose(B)
+            await trio.sleep(2)
+            transport.dial_in(B)
+
+
 async def test_nodes_up_before_they_are_named_are_told_when_they_are(
     autojump_clock: MockClock,
 ) -> None:

@@ -12,9 +12,10 @@ from trio.testing import MockClock
 
 from barnacle_trio._barnacle import Barnacle
 from barnacle_trio._errors import BarnacleCrashed, ConfigurationError
+from barnacle_trio._events import NodeUp, ShutDown
 from barnacle_trio._running import barnacle_child
 from barnacle_trio._supervisor import ChildSpec, Intensity, RestartPolicy, supervise
-from barnacle_trio.testing import FakeTransport, ScriptedStrategy
+from barnacle_trio.testing import EventRecorder, FakeTransport, ScriptedStrategy
 from tests.barnacles import A
 from tests.checkpoints import cancel_at_every_checkpoint
 
@@ -261,6 +262,22 @@ async def test_a_barnacle_is_a_child(autojump_clock: MockClock) -> None:
         await trio.sleep(10)
         await barnacles[-1].wait_for_nodes(1)
         await barnacles[-1].shutdown()
+
+
+async def test_listeners_of_a_child_may_come_from_an_iterator(autojump_clock: MockClock) -> None:
+    recorder, strategy = EventRecorder(), ScriptedStrategy(ValueError("bug"), [A])
+    child = barnacle_child(
+        strategy,
+        FakeTransport(reachable=[A]),
+        listener=iter([recorder.send]),
+        restart_policy=RestartPolicy(max_restarts=0),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(supervise, child, restart_policy=RestartPolicy()))
+        with trio.fail_after(10):
+            await recorder.wait_for(ShutDown)  # of the one that crashed
+            await recorder.wait_for(NodeUp)  # of the next
+        nursery.cancel_scope.cancel()
 
 
 def test_a_barnacle_that_cannot_work_is_said_when_the_child_is_made() -> None:

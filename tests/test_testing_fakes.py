@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from barnacle_trio._custom_transport import custom_transport
 from barnacle_trio._errors import CookieRejected, DiscoveryError, PeerUnreachable
-from barnacle_trio._events import Event, NodeUp, ShutDown
+from barnacle_trio._events import Event, NodeDown, NodeUp, ShutDown
 from barnacle_trio._names import NodeName
 from barnacle_trio._transport import (
     LocatingTransport,
@@ -29,7 +29,8 @@ from barnacle_trio.testing import (
     check_transport,
     open_memory_nodes,
 )
-from tests.barnacles import A, B, C
+from tests.barnacles import A, B, C, open_world, settle
+from tests.checkpoints import cancel_at_every_checkpoint
 
 LOCAL = NodeName("local@h")
 
@@ -119,6 +120,82 @@ async def test_a_recorder_waits_for_what_came_and_what_comes(autojump_clock: Moc
     assert recorder.events == []
     recorder.close()
     assert recorder.events == []
+
+
+async def test_a_recorder_keeps_the_order_while_a_task_waits(autojump_clock: MockClock) -> None:
+    async with open_world(A, B) as world:
+        await world.barnacle.wait_for_nodes(2)
+        await settle()
+        world.recorder.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.recorder.wait_for, NodeDown)
+            await settle()
+            world.transport.dial_in(A)  # it is down and up in one call
+            assert [type(event) for event in world.recorder.events] == [NodeDown, NodeUp]
+        assert [type(event) for event in world.recorder.events] == [NodeDown, NodeUp]
+
+
+@pytest.mark.parametrize("cleared", ["before", "after", "both"])
+async def test_a_recorder_is_cleared_while_tasks_wait(
+    cleared: str, autojump_clock: MockClock
+) -> None:
+    async with open_world(A, B) as world:
+        await world.barnacle.wait_for_nodes(2)
+        await settle()
+        with trio.fail_after(1):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(world.recorder.wait_for, NodeDown)
+                nursery.start_soon(world.recorder.wait_for, NodeDown)
+                await settle()
+                if cleared != "after":
+                    world.recorder.clear()
+                world.transport.lose(A)
+                if cleared != "before":
+                    world.recorder.clear()
+        assert len(world.recorder.of(NodeDown)) == (cleared == "before")
+
+
+async def test_a_recorder_that_is_closed_ends_its_waits() -> None:
+    recorder = EventRecorder()
+
+    async def wait() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await recorder.wait_for(ShutDown)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await settle()
+        recorder.close()
+
+
+async def test_a_recorder_that_is_closed_has_heard_what_came_before() -> None:
+    recorder = EventRecorder()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(recorder.wait_for, NodeUp)
+        await settle()
+        recorder.send.send_nowait(up(A))
+        recorder.close()
+    assert recorder.events == [up(A)]
+
+
+async def test_a_cancelled_wait_of_a_recorder_leaves_nothing_behind(
+    autojump_clock: MockClock,
+) -> None:
+    recorder = EventRecorder()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(recorder.wait_for, NodeUp)
+        await settle()
+        recorder.send.send_nowait(up(A))
+        nursery.cancel_scope.cancel()  # when its event is there already
+    with pytest.raises(RuntimeError, match="bug"):
+        await recorder.wait_for(NodeUp, _faulty)
+    assert recorder.events == [up(A)]
+    assert (await recorder.wait_for(NodeUp)).node == A
+    await cancel_at_every_checkpoint(lambda: recorder.wait_for(NodeUp))
+
+
+def _faulty(_event: Event) -> bool:
+    raise RuntimeError("bug")
 
 
 # -- conformance -----------------------------------------------------------------------------------

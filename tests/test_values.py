@@ -10,6 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from barnacle_trio import AsyncValue
 from barnacle_trio._values import Settable
+from tests.barnacles import A, B, open_world, settle
 
 
 async def test_waiting_for_a_value_or_a_predicate(autojump_clock: MockClock) -> None:
@@ -41,6 +42,130 @@ async def test_a_value_that_must_be_held(autojump_clock: MockClock) -> None:
         nursery.start_soon(flicker)
         await source.view.wait_value(1, held_for=1.5)
         assert trio.current_time() == pytest.approx(3.5)
+
+
+async def test_what_was_held_is_returned_as_it_is_at_the_end(autojump_clock: MockClock) -> None:
+    source = Settable(1)
+    async with trio.open_nursery() as nursery:
+
+        async def grow() -> None:
+            await trio.sleep(3)
+            source.value = 2
+
+        nursery.start_soon(grow)
+        assert await source.view.wait_value(lambda value: value > 0, held_for=5) == 2
+        assert trio.current_time() == pytest.approx(5)
+
+
+async def test_a_break_without_duration_is_a_break_all_the_same(autojump_clock: MockClock) -> None:
+    source = Settable(1)
+    async with trio.open_nursery() as nursery:
+
+        async def blink() -> None:
+            await trio.sleep(3)
+            source.value = 0
+            source.value = 1
+
+        nursery.start_soon(blink)
+        await source.view.wait_value(1, held_for=5)
+        assert trio.current_time() == pytest.approx(8)
+
+
+@pytest.mark.parametrize("back", [False, True])
+async def test_a_break_in_the_last_moment_is_a_break(back: bool, autojump_clock: MockClock) -> None:
+    """Whichever of the two that are due at the same time is run first."""
+
+    async def wait(source: Settable[int], returned: list[tuple[float, int]]) -> None:
+        value = await source.view.wait_value(lambda value: value > 0, held_for=5)
+        returned.append((trio.current_time(), value))
+
+    for _ in range(20):
+        source = Settable(1)
+        returned: list[tuple[float, int]] = []
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, source, returned)
+            await wait_all_tasks_blocked()
+            await trio.sleep_until(began + 5)
+            in_time = bool(returned)
+            source.value = 0
+            if back:
+                source.value = 2
+            await trio.sleep(1)
+            source.value = 3
+        late = began + (10 if back else 11)
+        assert returned == [(began + 5, 1) if in_time else (late, 3)]
+
+
+async def test_eventual_values_are_held_before_they_come(autojump_clock: MockClock) -> None:
+    source = Settable(0)
+    seen: list[tuple[float, int]] = []
+
+    async def follow() -> None:
+        values = source.view.eventual_values(lambda value: value > 0, held_for=5)
+        async with aclosing(values):
+            async for value in values:
+                seen.append((trio.current_time(), value))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow)
+        for value in (1, 0, 2, 3):  # at 1, 2, 3 and 4 s
+            await trio.sleep(1)
+            source.value = value
+        await trio.sleep(16)
+        source.value = 0
+        source.value = 4
+        await trio.sleep(3)
+        source.value = 5
+        await trio.sleep(30)
+        source.value = 6
+        source.value = 0
+        await trio.sleep(30)
+        nursery.cancel_scope.cancel()
+    assert seen == [(8, 3), (25, 5)]
+
+
+async def test_a_state_without_duration_is_no_eventual_value(autojump_clock: MockClock) -> None:
+    async with open_world(A, B) as world:
+        await world.barnacle.wait_for_nodes(2)
+        few: list[frozenset[str]] = []
+
+        async def follow() -> None:
+            values = world.barnacle.nodes.eventual_values(lambda nodes: len(nodes) < 2, held_for=5)
+            async with aclosing(values):
+                async for value in values:
+                    few.append(value)
+
+        with trio.move_on_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(follow)
+                await settle()
+                world.transport.dial_in(A)  # it is down and up in one call
+        assert few == []
+
+
+async def test_a_faulty_predicate_fails_its_waiter_while_it_must_be_held(
+    autojump_clock: MockClock,
+) -> None:
+    source = Settable(1)
+
+    async def wait() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await source.view.wait_value(lambda value: 1 // value > 0, held_for=5)
+        assert trio.current_time() == pytest.approx(2)
+
+    async def follow() -> None:
+        values = source.view.eventual_values(lambda value: 1 // value > 0, held_for=5)
+        async with aclosing(values):
+            with pytest.raises(ZeroDivisionError):
+                await anext(values)
+        assert trio.current_time() == pytest.approx(2)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        nursery.start_soon(follow)
+        await trio.sleep(2)
+        source.value = 0
 
 
 async def test_a_faulty_predicate_fails_its_waiter_alone() -> None:

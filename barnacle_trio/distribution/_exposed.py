@@ -23,6 +23,7 @@ from barnacle_trio._errors import (
 )
 from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import NodeName, shorten, show
+from barnacle_trio._scopes import cancelled_alone
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._async_functions import why_not_async
 from barnacle_trio.distribution._inbox import NORMAL, Inbox
@@ -272,21 +273,14 @@ class Exposed:
         if not call.entry.takes(len(wanted.arguments)):
             return undefined(wanted.module, wanted.function, wanted.arguments)
         try:
-            return Outcome(RETURN, await call.entry.run(*wanted.arguments))
+            with cancelled_alone(partial(self._crashed, call)):
+                return Outcome(RETURN, await call.entry.run(*wanted.arguments))
         except RemoteError as error:
             return raised(error)
         except ProcessExit as error:
             return Outcome(EXIT, error.reason)
         except Exception as error:
             return self._crashed(call, error)
-        except BaseExceptionGroup as group:
-            # Cancelled while it failed: the cancellation goes on, the failure stays here.
-            cancelled, others = group.split(trio.Cancelled)
-            if cancelled is None or not isinstance(others, ExceptionGroup | None):
-                raise
-            if others is not None:
-                self._crashed(call, others)
-            raise cancelled from None
 
     def _crashed(self, call: Call, error: Exception) -> Outcome:
         self._log.warning(
