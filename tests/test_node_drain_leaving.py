@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -13,14 +14,18 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from barnacle_trio import Node, ProcessDown, open_node
 from barnacle_trio._errors import PeerUnreachable
 from barnacle_trio._names import NodeName
+from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution import _departure
+from barnacle_trio.distribution._frames import frame
+from barnacle_trio.distribution._kernel import GOODBYE_NAME, LEAVING
 from barnacle_trio.epmd import lookup
+from barnacle_trio.etf import Atom
 from barnacle_trio.testing._memory import MemoryNetwork, open_memory_nodes
 from tests.beam import COOKIE, open_beam, unique
 from tests.checkpoints import cancel_at_every_checkpoint
 from tests.drain_players import A, B, C, Desk, ask_process, asks, serve
 from tests.erlang import Erlang
-from tests.intruder import drained, name_message, reachable_node
+from tests.intruder import drained, name_message, open_intruder, reachable_node
 from tests.test_node_memory import record, told
 
 
@@ -252,6 +257,29 @@ async def test_a_peer_in_the_midst_of_talking_sees_that_the_node_left() -> None:
             reasons += told(changes)[1:]
             nursery.cancel_scope.cancel()
     assert reasons == ["left"] * 20
+
+
+@pytest.mark.usefixtures("epmd_port")
+@pytest.mark.parametrize("last_words", [True, False])
+async def test_what_a_peer_said_before_it_went_is_heard_by_who_speaks_to_it(
+    last_words: bool,
+) -> None:
+    """The second write finds a dead connection; what was read from it by the kernel is not."""
+    async with reachable_node() as (node, port), open_intruder(node, port) as peer:
+        changes = record(node)
+        async with node.open_mailbox("box") as box:
+            said = [control.reg_send(peer.pid(1), Atom("box"), Atom("done"))]
+            if last_words:
+                said.append(control.reg_send(peer.pid(1), GOODBYE_NAME, (LEAVING, Atom(peer.name))))
+            assert isinstance(peer.stream, trio.SocketStream)
+            os.write(peer.stream.socket.fileno(), b"".join(map(frame, said)))
+            peer.stream.socket.close()
+            for _ in range(10):  # in all this, no task runs
+                node.send_nowait(("somebody", NodeName(peer.name)), "hello")
+            with trio.fail_after(5):
+                assert await box.receive() is Atom("done")
+                await node.hidden_nodes.wait_value(frozenset())
+        assert told(changes)[-1] == ("left" if last_words else "lost")
 
 
 @pytest.mark.usefixtures("epmd_port")

@@ -237,7 +237,7 @@ def test_there_are_no_more_names_than_allowed() -> None:
 def test_who_was_turned_away_is_remembered_for_as_long_as_a_name_lives(
     rules: dict[str, float],
 ) -> None:
-    told = members(**rules, expire_after=15)
+    told = members(match="*", **rules, expire_after=15)
     for number in range(3):
         say(told, f"a{number}@h", 0, source=f"10.0.{number}.1")
     assert not told.overfull(0)

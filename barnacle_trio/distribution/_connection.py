@@ -40,6 +40,8 @@ MAX_OUTBOX = 64 * 1024 * 1024
 
 MAX_CONTROL = 64 * 1024
 """Bytes of a frame beside its payload."""
+LAST_WORDS = 1.0
+"""Seconds in which a peer that no longer hears us is read to the end of what it said."""
 DIRECT_AFTER = 50e-6
 """Seconds without a write after which the next one does not wait for others to be joined."""
 
@@ -95,6 +97,7 @@ class Connection:
         self._largest = 0  # bytes queued in one call, since nothing waited
         self._freed = False  # somebody may say more, since the last who waited were told
         self._writing = False
+        self._unheard = False  # a write failed: what is queued is dropped
         self._written_at = 0.0
         self._writer: trio.lowlevel.Task | None = None  # waits for something to write
         self._fd = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
@@ -198,10 +201,16 @@ class Connection:
         except BlockingIOError:
             return frame
         except OSError:
-            self.close("lost")
+            self._stop_writing()
             return b""
         self.detector.wrote()
         return frame[written:]
+
+    def _stop_writing(self) -> None:
+        """The peer hears us no more; answers and a goodbye of its may wait to be read yet."""
+        self._unheard = True
+        self._fd = -1
+        self._scope.deadline = trio.current_time() + LAST_WORDS
 
     def close(self, reason: PeerDownReason) -> None:
         """Have the connection closed, and tell so at once; only the first reason counts."""
@@ -312,10 +321,12 @@ class Connection:
             frames = [*whole, *pieces]
             self._writing = True
             try:
-                await self.stream.send_all(frames[0] if len(frames) == 1 else b"".join(frames))
+                if self._unheard:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await self.stream.send_all(frames[0] if len(frames) == 1 else b"".join(frames))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self.close("lost")
-                return
+                self._stop_writing()
             finally:
                 self._writing = False
                 self._freed |= self._outbox_size >= HIGH_WATER
