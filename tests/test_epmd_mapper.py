@@ -95,6 +95,24 @@ async def test_a_taken_name_is_refused_plainly() -> None:
         assert await names(port=port) == {"one": 1111}
 
 
+async def test_a_refused_namesake_leaves_the_node_that_bears_the_name_as_it_was() -> None:
+    port = free_port()
+    mapper = Epmd(port=port)
+    one = NodeName("one@127.0.0.1")
+    async with open_member(mapper, one, 1111), trio.open_nursery() as nursery:
+        for other in (2222, 1111):
+            serve = partial(mapper.serve_registration, one, port=other, hidden=False, addresses=[])
+            with pytest.raises(_errors.NameTakenError):
+                await nursery.start(serve)
+        async with await connect(port) as liar:
+            await liar.send_all(framed(alive(b"two", 1111)))
+            await liar.receive_some()
+            with pytest.raises(_errors.RemoteProtocolError, match="that of one@127"):
+                await mapper.lookup(NodeName("two@127.0.0.1"))
+    async with open_member(mapper, "two@127.0.0.1", 1111):  # the port is nobody else's any more
+        assert await mapper.lookup(NodeName("two@127.0.0.1")) == 1111
+
+
 async def test_lookups_are_answered_where_nodes_of_this_process_can_be_reached() -> None:
     port = free_port()
     here = NodeName("one@127.0.0.1"), NodeName("one@127.0.0.2"), NodeName("one@127.0.0.3")

@@ -7,14 +7,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from barnacle_trio.epmd import PortEntry, _registry
+from barnacle_trio.epmd import PortEntry
 from barnacle_trio.epmd._registry import Holding, Registry
 
-ADDRESSES = st.sampled_from(["127.0.0.1", "::1"])
 
-
-def holding(name: str, port: int = 1, address: str = "127.0.0.1") -> Holding:
-    return Holding(PortEntry(name=name, port=port), address, 7)
+def holding(name: str, port: int = 1) -> Holding:
+    return Holding(PortEntry(name=name, port=port), 7)
 
 
 class Table(RuleBasedStateMachine):
@@ -28,9 +26,9 @@ class Table(RuleBasedStateMachine):
         self.model: dict[str, Holding] = {}
         self.creations: list[int] = []
 
-    @rule(target=tried, name=st.sampled_from("abcd"), port=st.integers(1, 3), address=ADDRESSES)
-    def register(self, name: str, port: int, address: str) -> Holding:
-        tried = holding(name, port, address)
+    @rule(target=tried, name=st.sampled_from("abcd"), port=st.integers(1, 3))
+    def register(self, name: str, port: int) -> Holding:
+        tried = holding(name, port)
         answer = self.registry.register(tried)
         assert (answer.result == 0) == (name not in self.model)
         if answer.result == 0:
@@ -79,14 +77,22 @@ def test_nobody_listens_on_port_0() -> None:
     assert Registry().register(holding("a", port=0)).result == 1
 
 
-def test_one_address_cannot_use_up_the_places_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_registry, "MAX_NAMES_OF_ADDRESS", 2)
-    registry = Registry()
-    held = [holding(f"n{number}", address="127.0.0.1") for number in range(3)]
+def test_the_places_are_counted_and_one_that_is_freed_can_be_taken() -> None:
+    registry = Registry(max_names=2)
+    held = [holding(f"n{number}") for number in range(3)]
     assert [registry.register(each).result for each in held] == [0, 0, 1]
-    assert registry.register(holding("six", address="::1")).result == 0
+    registry.release(held[2])  # it holds nothing
+    assert registry.register(held[2]).result == 1
     registry.release(held[0])
     assert registry.register(held[2]).result == 0
+
+
+def test_what_another_table_held_is_held_though_there_is_no_place() -> None:
+    registry = Registry(max_names=1)
+    for name in "ab":
+        registry.adopt(holding(name))
+    assert len(registry) == 2
+    assert registry.register(holding("c")).result == 1
 
 
 def test_two_tables_start_apart() -> None:

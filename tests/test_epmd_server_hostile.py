@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from barnacle_trio.epmd import _registry, _server, serve_epmd
+from barnacle_trio.epmd import _server, serve_epmd
 from barnacle_trio.epmd._listening import Listener
 from tests.epmd_lab import PATIENCE, alive, ask, connect, framed, free_port, read_all
 from tests.epmd_requests import register, until_free
@@ -154,17 +155,31 @@ async def test_26_many_connections_are_bounded_loopback_comes_first_and_names_st
         assert b"name kept at port 1234\n" in await ask(port, framed(b"n"))
 
 
-async def test_27_the_names_of_one_address_are_bounded(
-    port: int, monkeypatch: pytest.MonkeyPatch
+async def test_27_the_names_of_all_addresses_of_this_host_are_bounded_together(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_registry, "MAX_NAMES_OF_ADDRESS", 5)
+    monkeypatch.setattr(_server, "MAX_HELD_NAMES", 5)
+    hosts = [*(f"127.0.0.{number}" for number in range(1, 8)), "::1"]
+    port: int = await nursery.start(partial(serve_epmd, port=free_port(), addresses=hosts))
     async with AsyncExitStack() as stack:
         results = []
-        for number in range(8):
-            stream, answer = await register(port, alive(b"n%d" % number))
+        for number, host in enumerate(hosts):
+            stream = await trio.open_tcp_stream(host, port, local_address=host)
             await stack.enter_async_context(stream)
-            results.append(answer[1])
+            await stream.send_all(framed(alive(b"n%d" % number)))
+            results.append((await stream.receive_some())[1])
         assert results == [0] * 5 + [1] * 3
+
+
+@pytest.mark.parametrize(
+    ("soft", "places"),
+    [(300, 100), (1024, 341), (20_000, 1024), (resource.RLIM_INFINITY, 1024)],
+)
+async def test_27_names_take_at_most_a_third_of_the_descriptors(
+    monkeypatch: pytest.MonkeyPatch, soft: int, places: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (soft, resource.RLIM_INFINITY))
+    assert _server.room_for_names() == places
 
 
 async def test_28_lists_for_other_hosts_are_rationed(

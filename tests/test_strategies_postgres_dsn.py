@@ -39,6 +39,17 @@ def servers(dsn: str) -> list[tuple[str | None, str | None, str | None]]:
         ("host=/run/postgresql", [("/run/postgresql", None, "5432")]),
         ("postgresql://[fdaa::3]:5433/db", [("fdaa::3", None, "5433")]),
         ("service=mine", [(None, None, None)]),
+        ("host=@abstract", [("@abstract", None, "5432")]),
+        ("postgresql://u:p@@abstract/db", [("@abstract", None, "5432")]),
+        ("postgresql://@/db", [(None, None, "5432")]),
+        ("postgresql://u:p@%2Frun%2Fpostgresql:5433/db", [("/run/postgresql", None, "5433")]),
+        ("postgresql:///db?host=/run/postgresql", [("/run/postgresql", None, "5432")]),
+        ("postgres://a:1,[::1]:2,c/db", [("a", None, "1"), ("::1", None, "2"), ("c", None, None)]),
+        ("postgresql://a:,b:/db", [("a", None, None), ("b", None, None)]),
+        ("postgresql://a?host=b&user=me%40c", [("b", None, "5432")]),
+        ("postgresql://a/db?user=me@elsewhere", [("a", None, "5432")]),
+        ("postgresql://u:p:?#[p%2F%40@a:1/db", [("a", None, "1")]),
+        ("postgresql://", [(None, None, "5432")]),
     ],
 )
 def test_every_server_is_tried_in_order(
@@ -76,14 +87,47 @@ def test_as_many_ports_as_hosts(dsn: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "database"),
+    [("a%40b", "a@b"), ("a/b:c", "a/b:c"), ("a#b", "a#b"), ("a%3Fb?sslmode=disable", "a?b")],
+)
+def test_a_database_may_have_an_odd_name(path: str, database: str) -> None:
+    assert parse_dsn(f"postgresql://me:sesame@h/{path}").shown == f"host=h dbname={database}"
+
+
+@pytest.mark.parametrize(
     "dsn",
     [
         "postgresql://me:sesame%zz@h/db",  # libpq's own complaint quotes this
+        "postgresql://me:sesame%f7@h/db",
         "host=h sesame=1",
         "host=h password='sesame",
         "sesame",
         "host=h\0sesame",
         "postgresql://me:open@sesame@h/db",  # a password with an @, which libpq takes for a host
+        # Where the user and the password end, libpq has its own opinion.
+        "postgresql://me:sesame/open@h/db",
+        "postgresql://me:open/sesame@h/db",
+        "postgres://me:op@en/sesame@h/db",
+        "postgresql://me:1/sesame@h/db",
+        "postgresql://me:1/2/sesame@h:5432/db?sslmode=disable",
+        "postgresql://sesame/me:open@h/db",
+        "postgresql://me:sesame",
+        "postgresql://me:sesame/open",
+        "postgresql://me:1,sesame:2/open@h/db",
+        "postgresql://me:open@1:sesame@h/db",
+        "postgresql://me@work:sesame@h/db",
+        "postgresql://me:@sesame@h/db",
+        "postgresql://me:open@sesame,@h/db",
+        "postgresql://me:open@[sesame]/2@h/db",
+        "postgresql://me:open@[a?b]/sesame@h/db",
+        "postgresql://me:op?en/sesame@h/db",
+        "postgresql://me:op#en/sesame@h/db",
+        "postgresql://me:1#en/sesame@h/db",
+        "postgresql://h?user=me&password=open@sesame",
+        "postgresql://h:5432?password=open@sesame/db",
+        "postgresql://?password=open@sesame",
+        "postgresql://h/db?host=open@sesame",
+        "dbname=postgresql://me:sesame@h/db",
         b"postgresql://me:sesame@h/db",
         None,
     ],
@@ -94,6 +138,15 @@ def test_what_is_no_connection_string_is_not_quoted(dsn: str) -> None:
     told = "".join(traceback.format_exception(caught.value))
     assert "sesame" not in told.replace(repr(dsn), "").partition("dsn of postgres()")[2]
     assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("password", ["se/same", "7/same", "se@same", "7@8/same", "s?a=b"])
+def test_what_to_write_in_a_url_is_told(password: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"%2F for /.*%3F for .*%40 for @"):
+        postgres(f"postgresql://me:{password}@h/db")
+    written = password.replace("/", "%2F").replace("?", "%3F").replace("@", "%40")
+    dsn = parse_dsn(f"postgresql://me:{written}@h/db")
+    assert (dsn.parameters["password"], dsn.shown) == (password, "host=h dbname=db")
 
 
 def test_the_password_is_not_shown() -> None:

@@ -105,7 +105,8 @@ class Epmd(PortMapper):
     def __init__(self, *, port: int | None = None, embed: bool = True) -> None:
         self._port = mapper_port(port)
         self._embed = embed
-        self._registered: dict[NodeName, int] = {}
+        # A name is in it twice for as long as it takes to refuse the second one.
+        self._registered: list[tuple[NodeName, int]] = []
 
     def __repr__(self) -> str:
         return f"Epmd(port={self._port}, embed={self._embed})"
@@ -131,7 +132,7 @@ class Epmd(PortMapper):
         """
         started = False
         async with self._open_embedding(name, port, addresses) as embedding:
-            self._registered[name] = port
+            self._registered.append((name, port))
             try:
                 while True:
                     async with AsyncExitStack() as stack:
@@ -149,14 +150,14 @@ class Epmd(PortMapper):
                     if trio.current_time() - since < _STABLE:
                         await trio.sleep(_pause())
             finally:
-                del self._registered[name]
+                self._registered.remove((name, port))
 
     async def lookup(self, name: NodeName) -> int:
         """The port that a peer listens on. See `PortMapper`."""
         entry = await lookup(name.basename, name.host, self._port)
         if entry is None:
             raise PeerUnreachable(f"{name} is not registered with the port mapper at its host")
-        for own, port in self._registered.items():
+        for own, port in self._registered:
             if port == entry.port and own.host == name.host and own != name:
                 raise RemoteProtocolError(f"the port given for {name} is that of {own}, here")
         return entry.port

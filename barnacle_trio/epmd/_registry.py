@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -11,8 +10,11 @@ from typing import Final
 from barnacle_trio._names import MAX_NAME_BYTES
 from barnacle_trio.epmd._wire import REFUSED, AliveAnswer, PortEntry
 
-MAX_NAMES_OF_ADDRESS: Final = 1024
-"""Names that one address can hold. Since registrations come from loopback alone, that is all."""
+MAX_HELD_NAMES: Final = 1024
+"""Names that are held at one time, whoever holds them. Each costs a file descriptor.
+
+All of them are nodes of this host, which would run out of memory and cores long before.
+"""
 
 _SMALLEST_CREATION: Final = 4  # 1 to 3 are those of the 16-bit answers, 0 is reserved
 _LARGEST_CREATION: Final = 0xFFFF_FFFF
@@ -20,10 +22,9 @@ _LARGEST_CREATION: Final = 0xFFFF_FFFF
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A held name: what was registered, from which address, on which file descriptor."""
+    """A held name: what was registered, and on which file descriptor."""
 
     entry: PortEntry
-    address: str
     fd: int
 
 
@@ -33,15 +34,22 @@ class Registry:
     Creations grow by one with every registration, from a random start, so that incarnations are
     told apart across restarts of the port mapper too. What a node does with its creation is its
     own affair: a BEAM that registers anew keeps its old one.
+
+    Args:
+      next_creation: the first to give; None is a random one.
+      max_names: how many can be registered at one time. What is adopted counts, but is never
+        refused.
     """
 
-    def __init__(self, *, next_creation: int | None = None) -> None:
+    def __init__(
+        self, *, next_creation: int | None = None, max_names: int = MAX_HELD_NAMES
+    ) -> None:
         span = _LARGEST_CREATION - _SMALLEST_CREATION
         if next_creation is None:
             next_creation = _SMALLEST_CREATION + secrets.randbelow(span)
         self.next_creation = next_creation
+        self._max_names = max_names
         self._holdings: dict[str, Holding] = {}
-        self._count: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._holdings)
@@ -59,12 +67,9 @@ class Registry:
 
         Refusals bear the numbers that OTP's port mapper gives for all of them.
         """
-        entry, address = holding.entry, holding.address
-        if (
-            entry.name in self._holdings
-            or not _can_be_held(entry)
-            or self._count[address] >= MAX_NAMES_OF_ADDRESS
-        ):
+        entry = holding.entry
+        full = len(self) >= self._max_names
+        if full or entry.name in self._holdings or not _can_be_held(entry):
             return REFUSED
         self.adopt(holding)
         creation = self.next_creation
@@ -74,15 +79,11 @@ class Registry:
     def adopt(self, holding: Holding) -> None:
         """Hold a name that another registry held before."""
         self._holdings[holding.entry.name] = holding
-        self._count[holding.address] += 1
 
     def release(self, holding: Holding) -> None:
         """Free a name. Only its holder can: for any other holding this does nothing."""
         if self._holdings.get(holding.entry.name) is holding:
             del self._holdings[holding.entry.name]
-            self._count[holding.address] -= 1
-            if not self._count[holding.address]:
-                del self._count[holding.address]
 
 
 def _can_be_held(entry: PortEntry) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import math
+import resource
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -28,7 +29,7 @@ from barnacle_trio.epmd._listening import (
     listen,
     listen_at_loopback,
 )
-from barnacle_trio.epmd._registry import Holding, Registry
+from barnacle_trio.epmd._registry import MAX_HELD_NAMES, Holding, Registry
 from barnacle_trio.epmd._wire import (
     KILL_REFUSED,
     AliveRequest,
@@ -99,15 +100,17 @@ class EpmdServer:
         self.dropped = 0  # connections, for cause
         self._adopted: list[_Connection] = []
         if estate is None:
-            self._registry = Registry()
+            self._registry = Registry(max_names=room_for_names())
             self._listeners = listen_at_loopback(port)
         else:
-            self._registry = Registry(next_creation=estate.next_creation)
+            self._registry = Registry(
+                next_creation=estate.next_creation, max_names=room_for_names()
+            )
             self._listeners = [Listener(sock) for sock in estate.listeners]
             for entry, sock in estate.names:
                 stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
                 connection = _Connection(stream, LOOPBACK[0])
-                connection.holding = Holding(entry, connection.address, sock.fileno())
+                connection.holding = Holding(entry, sock.fileno())
                 self._registry.adopt(connection.holding)
                 self._adopted.append(connection)
         self.port = self._listeners[0].port
@@ -340,7 +343,7 @@ class EpmdServer:
         if not connection.local:
             self._drop(connection.address, "only this host can register nodes")
             return b""
-        holding = Holding(entry, connection.address, connection.stream.socket.fileno())
+        holding = Holding(entry, connection.stream.socket.fileno())
         answer = self._registry.register(holding)
         if answer.result == 0:
             connection.holding = holding
@@ -373,6 +376,15 @@ class EpmdServer:
         finally:
             self._release(connection)
             await trio.aclose_forcefully(connection.stream)
+
+
+def room_for_names() -> int:
+    """How many names can be held by a program that has other uses for its descriptors.
+
+    To hand over takes as many again, and a third is left.
+    """
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_HELD_NAMES if soft == resource.RLIM_INFINITY else min(MAX_HELD_NAMES, soft // 3)
 
 
 class _Connection:

@@ -7,13 +7,34 @@ import os
 import stat
 from functools import partial
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import trio
 
+# Who waits for a limiter keeps it, and so does the thread that it let through.
+_limiters: trio.lowlevel.RunVar[WeakValueDictionary[Path, trio.CapacityLimiter]] = (
+    trio.lowlevel.RunVar("barnacle_trio.strategies.files")
+)
+
 
 async def read_file(path: Path, *, limit: int) -> bytes:
-    """As `read_regular`, in a thread that is left behind if cancelled."""
-    return await trio.to_thread.run_sync(partial(read_regular, path, limit), abandon_on_cancel=True)
+    """As `read_regular`, in a thread that is left behind if cancelled.
+
+    A file whose disk hangs costs one thread, however often it is asked for: later calls wait until
+    the disk has answered the first. Other files, and the rest of the program, do not wait for it.
+    """
+    return await trio.to_thread.run_sync(
+        partial(read_regular, path, limit), abandon_on_cancel=True, limiter=_limiter_of(path)
+    )
+
+
+def _limiter_of(path: Path) -> trio.CapacityLimiter:
+    try:
+        limiters = _limiters.get()
+    except LookupError:
+        limiters = WeakValueDictionary()
+        _limiters.set(limiters)
+    return limiters.setdefault(path, trio.CapacityLimiter(1))
 
 
 def read_regular(path: Path, limit: int, not_if: int = 0) -> bytes:

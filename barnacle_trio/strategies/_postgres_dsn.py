@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ import trio
 from psycopg import Error
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import Conninfo
-from psycopg.pq.misc import ConninfoOption
 
 from barnacle_trio._errors import ConfigurationError
 
@@ -22,6 +22,23 @@ LEAST_CONNECT_WITHIN = 2.0
 
 _MAX_TARGETS = 32  # addresses that are tried in one go
 _SHOWN = ("service", "host", "hostaddr", "port", "dbname")
+
+_URL_BEGINS = ("postgresql://", "postgres://")
+_HOST = r"(?:\[[^][@/?,]*\]|[^][@:/?,]*)(?::[0-9]*)?"
+# What libpq and people read alike. It looks for the end of the password up to the first slash
+# alone, and takes the first @; what it finds behind these it takes for host, port and database.
+_CLEAR_URL = re.compile(
+    rf"""
+    (?: postgresql | postgres ) ://
+    (?: [^/@?]* (?: \? [^/@=]* )? @  # user and password; behind ? and = it could be the query
+      | (?! [^/@]* @ )
+    )
+    @? {_HOST} (?: , {_HOST} )*  # the name of an abstract socket begins with @
+    (?: / [^@?]* )?
+    (?: \? .* )?
+    """,
+    re.VERBOSE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +96,36 @@ def parse_dsn(text: str) -> Dsn:
     Raises:
       ConfigurationError: it is none. The message never quotes it, for it may hold a password.
     """
-    options = _parsed(text)
-    if options is None:  # raised here, so that what libpq said of it is not even the context
+    if _is_unclear(text):
+        raise ConfigurationError(
+            "the dsn of postgres() is a URL in which it is not clear where the password ends: in "
+            "user, password and database write %2F for /, %3F for ?, %3A for : and %40 for @; a "
+            "port is a number (it is not shown here, since it may hold a password)"
+        )
+    parameters = _parsed(text)
+    if parameters is None:  # raised here, so that what libpq said of it is not even the context
         raise ConfigurationError(
             "the dsn of postgres() is not a PostgreSQL connection string: write "
             "postgresql://user@host/database or host=... dbname=... (it is not shown here, since "
             "it may hold a password)"
         )
-    parameters = {
-        option.keyword.decode(): option.val.decode() for option in options if option.val is not None
-    }
     if "@" in parameters.get("host", "").lstrip("@"):
         raise ConfigurationError(
             "the dsn of postgres() has an @ in its host: in the password of a URL, write %40"
         )
+    if parameters.get("dbname", "").startswith(_URL_BEGINS):  # libpq would not look into it
+        raise ConfigurationError(
+            "the dsn of postgres() has a URL for its dbname: give the URL itself"
+        )
     dsn = Dsn(parameters)
     dsn.targets()
     return dsn
+
+
+def _is_unclear(text: object) -> bool:
+    """Whether it is a URL that libpq may read otherwise than it was meant."""
+    is_url = isinstance(text, str) and text.startswith(_URL_BEGINS)
+    return is_url and not _CLEAR_URL.fullmatch(str(text))
 
 
 def _environment() -> dict[str, str]:
@@ -113,9 +143,14 @@ def _whole(text: str) -> int:
         return 0
 
 
-def _parsed(text: str) -> list[ConninfoOption] | None:
+def _parsed(text: str) -> dict[str, str] | None:
     try:
-        return None if "\0" in text else Conninfo.parse(text.encode())
+        if "\0" in text:
+            return None
+        options = Conninfo.parse(text.encode())
+        return {
+            each.keyword.decode(): each.val.decode() for each in options if each.val is not None
+        }
     except (Error, UnicodeError, TypeError, AttributeError):
         return None
 

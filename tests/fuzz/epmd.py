@@ -19,7 +19,6 @@ def server(data: bytes) -> None:
     for holding in registry:
         registry.release(holding)
     assert not len(registry)
-    assert not registry._count
 
 
 def _ask(registry: Registry, data: bytes, size: int, number: int) -> None:
@@ -57,7 +56,7 @@ def _cut(slices: list[bytes]) -> bytes | None:
 
 def _register(registry: Registry, entry: wire.PortEntry, number: int) -> None:
     before = len(registry)
-    answer = registry.register(Holding(entry, "127.0.0.1", number))
+    answer = registry.register(Holding(entry, number))
     encoded = wire.encode_alive_answer(answer, highest=entry.highest)
     read = wire.parse_alive_answer(encoded)
     assert read is not None
