@@ -29,7 +29,7 @@ from barnacle_trio.distribution._handshake import (
     Initiator,
     Send,
 )
-from barnacle_trio.distribution._inbox import Down, Exit, Inbox
+from barnacle_trio.distribution._inbox import Down, Exit, Inbox, bare
 from barnacle_trio.epmd import lookup
 from barnacle_trio.etf import Atom, Limits, Pid, Reference, decode
 from barnacle_trio.testing import MemoryNetwork
@@ -362,7 +362,7 @@ class OurJudge:
             return Verdict(closed=str(error))
         if connection.reason is not None:
             return Verdict(closed=connection.reason)
-        got = list(map(_as_erlang, inbox._messages))
+        got = list(map(_as_erlang, map(bare, inbox._messages)))
         got += [control.Unread("told in the log")] * inbox.rejected
         inbox._messages.clear()
         inbox.rejected = 0

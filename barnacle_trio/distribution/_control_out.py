@@ -101,7 +101,7 @@ def exit_(
     """Tell a linked process that ``sender`` ended."""
     if agreed & Flag.EXIT_PAYLOAD:
         return _with(_control(Op.PAYLOAD_EXIT, sender, to), reason, agreed, limits)
-    return _alone(_control(Op.EXIT, sender, to, reason), agreed)
+    return _alone(_control(Op.EXIT, sender, to, reason, limits=limits), agreed)
 
 
 def exit2(
@@ -110,7 +110,7 @@ def exit2(
     """Ask a process of the peer to end."""
     if agreed & Flag.EXIT_PAYLOAD:
         return _with(_control(Op.PAYLOAD_EXIT2, sender, to), reason, agreed, limits)
-    return _alone(_control(Op.EXIT2, sender, to, reason), agreed)
+    return _alone(_control(Op.EXIT2, sender, to, reason, limits=limits), agreed)
 
 
 def monitor(sender: Pid, target: Pid | Atom, ref: Reference, agreed: Flag = PLAIN) -> bytes:
@@ -134,7 +134,7 @@ def monitor_exit(
     """Tell who monitors ``target`` (as it named it) that it ended."""
     if agreed & Flag.EXIT_PAYLOAD:
         return _with(_control(Op.PAYLOAD_MONITOR_P_EXIT, target, to, ref), reason, agreed, limits)
-    return _alone(_control(Op.MONITOR_P_EXIT, target, to, ref, reason), agreed)
+    return _alone(_control(Op.MONITOR_P_EXIT, target, to, ref, reason, limits=limits), agreed)
 
 
 def group_leader(sender: Pid, to: Pid, agreed: Flag = PLAIN) -> bytes:
@@ -179,8 +179,8 @@ def spawn_reply(
     return _alone(_control(Op.SPAWN_REPLY, ref, to, flags, result), agreed)
 
 
-def _control(op: Op, *rest: Any) -> bytes:
-    return bytes(encode_bare((int(op), *rest)))
+def _control(op: Op, *rest: Any, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    return bytes(encode_bare((int(op), *rest), limits=limits))
 
 
 def _with(control: bytes, payload: Any, agreed: Flag, limits: Limits) -> bytes:

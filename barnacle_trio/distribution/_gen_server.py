@@ -186,6 +186,8 @@ class _Life:
             self._end(error)
 
     def _end(self, error: Exception) -> None:
+        if self._inbox.left and isinstance(error, trio.ClosedResourceError):
+            error = ProcessExit(NORMAL)
         if self._crash is None and not self._inbox.ended:
             self._crash = error
             self._scope.cancel("the process crashed")

@@ -22,7 +22,7 @@ MAX_MAILBOX = 100_000
 MAX_MAILBOX_BYTES = 256 * 1024 * 1024
 """Bytes in which the large ones of them may have come."""
 LARGE = 4096
-"""Bytes from which a message is a large one. No atom is, so each is an object of its own."""
+"""Bytes from which a message is a large one."""
 YIELD_EVERY = 64
 """Messages after which a consumer that never has to wait lets other tasks run."""
 MAX_TURN = 10_000
@@ -55,6 +55,21 @@ class Exit:
     reason: Any
 
 
+class Large:
+    """A large message that waits, beside the bytes in which it came."""
+
+    __slots__ = ("message", "size")
+
+    def __init__(self, message: Any, size: int) -> None:
+        self.message = message
+        self.size = size
+
+
+def bare(kept: Any) -> Any:
+    """What is kept in a mailbox, as it is received."""
+    return kept.message if type(kept) is Large else kept
+
+
 class _Waiter:
     """A task in `Inbox.receive`. It has seen all messages that wait."""
 
@@ -78,14 +93,16 @@ class Inbox:
         self.name = name
         self.trap_exits = trap_exits
         self._max_length = max_length
+        # Small ones stand there as they are: most are, and need no object around them.
         self._messages: deque[Any] = deque()
-        self._large: dict[int, int] = {}  # large messages that wait, by id: their bytes
-        self._large_bytes = 0
+        self._large_bytes = 0  # of all `Large` ones among them
         self._waiters: dict[_Waiter, None] = {}
         self._turn = 0  # messages that may be taken before others run
         self._end: Callable[[], Exception] | None = None
         self.ended = False
         """Whether nothing is received any more."""
+        self.left = False
+        """Whether its node was left: what waits is received, and nothing comes after it."""
         self.exit_reason: Any = None
         """Why it ended, if another process had it end; else None."""
         self.on_exit: Callable[[], object] | None = None
@@ -116,15 +133,15 @@ class Inbox:
         if match is None:
             if messages:
                 message = messages.popleft()
-                if self._large:
-                    self._release(message)
-                return message
+                return self._release(message) if self._large_bytes else message
         else:
-            for index, message in enumerate(messages):
+            for index, message in enumerate(map(bare, messages) if self._large_bytes else messages):
                 if match(message):
+                    kept = messages[index]
                     del messages[index]
-                    self._release(message)
-                    return message
+                    return self._release(kept)
+        if self.left:
+            raise _node_left()
         waiter = _Waiter(trio.lowlevel.current_task(), match)
         self._waiters[waiter] = None
 
@@ -143,16 +160,22 @@ class Inbox:
             return
         if self._waiters and self._hand_over(message):
             return
-        if len(self._messages) < self._max_length and (
-            size < LARGE or self._reserve(message, size)
-        ):
-            self._messages.append(message)
-        else:
-            self.rejected += 1
-            self._log.warning("%r is full: a message to it was rejected", self)
+        if len(self._messages) < self._max_length:
+            if size < LARGE:
+                self._messages.append(message)
+                return
+            if self._large_bytes + size <= MAX_MAILBOX_BYTES:
+                self._large_bytes += size
+                self._messages.append(Large(message, size))
+                return
+        self.rejected += 1
+        self._log.warning("%r is full: a message to it was rejected", self)
 
     def tell(self, event: Down | Exit) -> None:
-        """As `deliver`, for what comes once for each monitor and link: there is always room."""
+        """As `deliver`, for what comes once for each monitor or link that we asked for.
+
+        There is always room for it.
+        """
         if not self.ended and not (self._waiters and self._hand_over(event)):
             self._messages.append(event)
 
@@ -171,6 +194,12 @@ class Inbox:
             if self.on_exit is not None:
                 self.on_exit()
 
+    def leave(self) -> None:
+        """Its node was left: tell so to who waits, and to who finds nothing that waits."""
+        self.left = True
+        for waiter in tuple(self._waiters):
+            self._wake(waiter, outcome.Error(_node_left()))
+
     def close(self) -> None:
         """End it from inside."""
         self._finish(lambda: trio.ClosedResourceError("the mailbox was closed"))
@@ -181,20 +210,16 @@ class Inbox:
         self.ended = True
         self._end = error
         self._messages.clear()
-        self._large.clear()
+        self._large_bytes = 0
         for waiter in tuple(self._waiters):
             self._wake(waiter, outcome.Error(error()))
 
-    def _reserve(self, message: Any, size: int) -> bool:
-        """Take room for a large message, if there is so much."""
-        if self._large_bytes + size > MAX_MAILBOX_BYTES:
-            return False
-        self._large[id(message)] = size
-        self._large_bytes += size
-        return True
-
-    def _release(self, message: Any) -> None:
-        self._large_bytes -= self._large.pop(id(message), 0)
+    def _release(self, kept: Any) -> Any:
+        """The message that was kept; it counts no more."""
+        if type(kept) is Large:
+            self._large_bytes -= kept.size
+            return kept.message
+        return kept
 
     def _hand_over(self, message: Any) -> bool:
         for waiter in tuple(self._waiters):
@@ -211,3 +236,7 @@ class Inbox:
     def _wake(self, waiter: _Waiter, result: outcome.Outcome[Any]) -> None:
         del self._waiters[waiter]
         trio.lowlevel.reschedule(waiter.task, result)
+
+
+def _node_left() -> Exception:
+    return trio.ClosedResourceError("the mailbox's node was left")

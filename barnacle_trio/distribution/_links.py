@@ -56,6 +56,7 @@ class Links:
             return
         peer = NodeName(pid.node.name)
         link = entry.links.get(pid) or self.add(entry, pid)
+        link.ours = True  # whoever made it: from now on somebody here relies on it
         if link.active:
             return
         link.active, link.unlink_id = True, None
@@ -90,8 +91,11 @@ class Links:
 
     # -- what others say --------------------------------------------------------------------------
 
-    def handle(self, peer: NodeName, message: control.Message) -> None:
-        """Act on a signal of a link, or an exit. Its sender is a process of that peer."""
+    def handle(self, peer: NodeName, message: control.Message, size: int = 0) -> None:
+        """Act on a signal of a link, or an exit. Its sender is a process of that peer.
+
+        ``size`` is in how many bytes it came.
+        """
         match message:
             case control.Link(sender=sender, to=to):
                 self._be_linked(peer, sender, to)
@@ -110,18 +114,18 @@ class Links:
                 entry, link = self._find(to, sender)
                 if entry is not None and link is not None and link.active:
                     self._remove(entry, sender)
-                    self._exit_signal(entry, sender, reason)
+                    self._exit_signal(entry, sender, reason, size, told=link.ours)
             case control.Exit2(sender=sender, to=to, reason=reason):
                 entry = self._table.by_pid.get(to)
                 if entry is not None:
-                    self._exit_signal(entry, sender, reason, asked=True)
+                    self._exit2_signal(entry, sender, reason, size)
 
     def lose(self, ours: Pid, theirs: Pid) -> None:
         """The connection across which one was held is lost."""
         entry = self._table.by_pid.get(ours)
         link = None if entry is None else entry.links.pop(theirs, None)
         if entry is not None and link is not None and link.active:
-            self._exit_signal(entry, theirs, NOCONNECTION)
+            self._exit_signal(entry, theirs, NOCONNECTION, told=link.ours)
 
     def fire(self, entry: Entry, reason: Any) -> None:
         """A process ended: tell those that are linked to it."""
@@ -138,7 +142,8 @@ class Links:
                 self._signals.put_to(sender, control.Exit(to, sender, NOPROC))
         elif link is None:
             self._held.check_room(peer)
-            self.add(entry, sender).active = True
+            link = self.add(entry, sender)
+            link.active, link.ours = True, sender.node is to.node
         elif link.unlink_id is None:
             link.active = True
 
@@ -147,14 +152,24 @@ class Links:
         if entry is not None and link is not None and link.active:
             self._remove(entry, sender)
 
-    def _exit_signal(self, entry: Entry, sender: Pid, reason: Any, *, asked: bool = False) -> None:
+    def _exit2_signal(self, entry: Entry, sender: Pid, reason: Any, size: int) -> None:
+        if reason is KILL:
+            self._exit(entry.inbox, KILLED)
+        else:
+            self._exit_signal(entry, sender, reason, size, told=False)
+
+    def _exit_signal(
+        self, entry: Entry, sender: Pid, reason: Any, size: int = 0, *, told: bool = True
+    ) -> None:
+        """Act on an exit. ``told``: it comes once, and so is told however full the mailbox is."""
         inbox = entry.inbox
-        if asked and reason is KILL:
-            self._exit(inbox, KILLED)
-        elif inbox.trap_exits:
-            (inbox.deliver if asked else inbox.tell)(Exit(sender, reason))
-        elif reason is not NORMAL:
-            self._exit(inbox, reason)
+        if not inbox.trap_exits:
+            if reason is not NORMAL:
+                self._exit(inbox, reason)
+        elif told:
+            inbox.tell(Exit(sender, reason))
+        else:
+            inbox.deliver(Exit(sender, reason), size)
 
     def _exit(self, inbox: Inbox, reason: Any) -> None:
         inbox.exit(reason)

@@ -121,6 +121,8 @@ class Mailbox(Process):
 
     Messages are terms as `barnacle_trio.etf.decode` gives them, whether they come from this node or
     another: a `str` that was sent arrives as `bytes`. Beside them stand `Down` and `Exit`.
+
+    Once the node was left, or has drained, what waits can be received yet; then iteration ends.
     """
 
     @property
@@ -149,7 +151,8 @@ class Mailbox(Process):
 
         Raises:
           ProcessExit: a linked process ended, or somebody had this one exit.
-          trio.ClosedResourceError: the mailbox was closed.
+          trio.ClosedResourceError: the mailbox was closed, or its node was left and none waits that
+            is accepted.
           Exception: what ``match`` raised.
         """
         return await self._inbox.receive(match)

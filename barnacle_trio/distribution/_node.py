@@ -323,6 +323,7 @@ class Node(Talking):
 
     def _close(self) -> None:
         self._closed = self._caretaker.closed = True
+        self._processes.leave()
 
     async def _depart(self, departure: Departure) -> None:
         await departure.run()

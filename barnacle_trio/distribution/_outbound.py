@@ -22,16 +22,19 @@ from barnacle_trio.etf._limits import DEFAULT_LIMITS
 
 logger = logging.getLogger("barnacle_trio.messages")
 
+# Each makes a body of a message, of what was agreed on, and of the limits for a term of others.
 _BUILDERS: dict[type, Any] = {
-    control.Link: lambda m, a: control.link(m.sender, m.to, a),
-    control.Unlink: lambda m, a: control.unlink(m.id, m.sender, m.to, a),
-    control.UnlinkAck: lambda m, a: control.unlink_ack(m.id, m.sender, m.to, a),
-    control.Exit: lambda m, a: control.exit_(m.sender, m.to, m.reason, a),
-    control.Exit2: lambda m, a: control.exit2(m.sender, m.to, m.reason, a),
-    control.Monitor: lambda m, a: control.monitor(m.sender, m.target, m.ref, a),
-    control.Demonitor: lambda m, a: control.demonitor(m.sender, m.target, m.ref, a),
-    control.MonitorExit: lambda m, a: control.monitor_exit(m.target, m.to, m.ref, m.reason, a),
-    control.SpawnReply: lambda m, a: control.spawn_reply(m.ref, m.to, m.flags, m.result, a),
+    control.Link: lambda m, a, _: control.link(m.sender, m.to, a),
+    control.Unlink: lambda m, a, _: control.unlink(m.id, m.sender, m.to, a),
+    control.UnlinkAck: lambda m, a, _: control.unlink_ack(m.id, m.sender, m.to, a),
+    control.Exit: lambda m, a, most: control.exit_(m.sender, m.to, m.reason, a, most),
+    control.Exit2: lambda m, a, most: control.exit2(m.sender, m.to, m.reason, a, most),
+    control.Monitor: lambda m, a, _: control.monitor(m.sender, m.target, m.ref, a),
+    control.Demonitor: lambda m, a, _: control.demonitor(m.sender, m.target, m.ref, a),
+    control.MonitorExit: lambda m, a, most: control.monitor_exit(
+        m.target, m.to, m.ref, m.reason, a, most
+    ),
+    control.SpawnReply: lambda m, a, _: control.spawn_reply(m.ref, m.to, m.flags, m.result, a),
 }
 
 
@@ -54,7 +57,7 @@ def body(message: control.Message, agreed: Flag, limits: Limits = DEFAULT_LIMITS
                 m.ref, m.sender, m.group_leader, (m.module, m.function), len(payload), m.options
             )
         case _:
-            built: bytes = _BUILDERS[type(message)](message, agreed)
+            built: bytes = _BUILDERS[type(message)](message, agreed, limits)
             return built
     return encode_bare(payload, limits=limits, head=control.head(term, agreed))
 
@@ -107,11 +110,15 @@ class Outbound:
         """The connection to a peer, which is dialled if need be.
 
         Raises:
-          ConnectError: it cannot be connected.
+          ConnectError: it cannot be connected, or what answers is no node.
         """
         connection = self._peers.get(peer)
         if connection is None:
-            await self._dialler.connect(peer)
+            try:
+                await self._dialler.connect(peer)
+            except RemoteProtocolError as error:
+                # To who sends a message, whatever answers there is as good as nobody.
+                raise PeerUnreachable(f"{peer}: {error}") from error
             connection = self._peers.get(peer)
             if connection is None:
                 raise PeerUnreachable(f"{peer} was lost as soon as it was connected")
@@ -138,7 +145,7 @@ class Outbound:
     async def _reach(self, peer: NodeName, waiting: list[Callable[[], None]]) -> None:
         try:
             await self.reach(peer)
-        except (ConnectError, RemoteProtocolError) as error:
+        except ConnectError as error:
             logger.debug("[%s] cannot be connected: %s", peer, error)
             await trio.lowlevel.checkpoint()
         except Exception:  # an `allow=` that fails, say: no reason to end the node

@@ -23,17 +23,17 @@ from barnacle_trio.distribution._inbox import NORMAL, Inbox
 from barnacle_trio.distribution._links import Links
 from barnacle_trio.distribution._monitors import Monitors
 from barnacle_trio.distribution._outbound import Outbound
-from barnacle_trio.distribution._signals import Signals
+from barnacle_trio.distribution._signals import SYSTEM_LIMIT, Signals
 from barnacle_trio.distribution._table import Entry, Table
 from barnacle_trio.distribution._work import Work
 from barnacle_trio.etf import Atom, Pid, Reference
 
 logger = logging.getLogger("barnacle_trio.messages")
 
-SYSTEM_LIMIT = Atom("system_limit")
-"""Stands for a reason that is itself beyond the limits."""
 Service = Callable[[NodeName, Any], None]
 """Takes each message to a pid or name that is the node's own, with the node it came from."""
+SizedService = Callable[[NodeName, Any, int], None]
+"""As `Service`, and is given in how many bytes the message came as well."""
 
 
 class Processes:
@@ -58,7 +58,7 @@ class Processes:
         self._local = NodeName(identifiers.node.name)
         self._exists = exists
         self._aliases: dict[Reference, Callable[[Any], None]] = {}
-        self._services: dict[Pid | Atom, Service] = {}
+        self._services: dict[Pid | Atom, SizedService] = {}
         self._actions: dict[type, Callable[[NodeName, Any], None]] = {}
         self._held = Held()
         self._log = RateLimited(logger)
@@ -111,6 +111,11 @@ class Processes:
         self.links.fire(entry, reason)
         self.signals.drain()
 
+    def leave(self) -> None:
+        """The node was left: nothing comes to any process any more."""
+        for entry in self._table.by_pid.values():
+            entry.inbox.leave()
+
     def whereis(self, name: str) -> Inbox | None:
         """The process that is registered under a name."""
         entry = self._table.by_name.get(Atom(name))
@@ -137,6 +142,10 @@ class Processes:
 
         ``service`` must not block; a `RemoteProtocolError` of its closes the connection.
         """
+        self.serve_sized(target, lambda peer, message, _size: service(peer, message))
+
+    def serve_sized(self, target: Pid | Atom, service: SizedService) -> None:
+        """As `serve`, for a service that hands on what it is given."""
         self._services[target] = service
 
     def act_on(self, signal: type[Any], act: Callable[[NodeName, Any], None]) -> None:
@@ -185,7 +194,7 @@ class Processes:
                     self._refuse(peer, entry, payload)
                 elif entry is not None:
                     entry.inbox.deliver(payload, size)
-                elif not self._serve(peer, to, payload):
+                elif not self._serve(peer, to, payload, size):
                     return False
             case control.AliasSend(to=ref, payload=payload):
                 deliver = self._aliases.get(ref)
@@ -211,7 +220,7 @@ class Processes:
             case control.Monitor() | control.Demonitor():
                 self.monitors.handle(peer, message)
             case _:
-                self.links.handle(peer, message)
+                self.links.handle(peer, message, size)
         self.signals.drain()
         return True
 
@@ -227,10 +236,10 @@ class Processes:
         self.signals.drain()
         return True
 
-    def _serve(self, peer: NodeName, target: Pid | Atom, payload: Any) -> bool:
+    def _serve(self, peer: NodeName, target: Pid | Atom, payload: Any, size: int) -> bool:
         service = self._services.get(target)
         if service is not None:
-            service(peer, payload)
+            service(peer, payload, size)
         return service is not None
 
     def _refuse(self, peer: NodeName, entry: Entry | None, unread: control.Unread) -> None:

@@ -41,28 +41,28 @@ class Rex:
         self._node = processes.identifiers.node
         self._processes = processes
         self._exposed = exposed
-        processes.serve(REX, self._receive)
+        processes.serve_sized(REX, self._receive)
 
-    def _receive(self, peer: NodeName, message: Any) -> None:
+    def _receive(self, peer: NodeName, message: Any, size: int) -> None:
         match message:
             case (Atom("$gen_call"), (Pid() as caller, tag), request) if caller.node.name == peer:
                 self._call(peer, request, partial(self._reply, peer, caller, tag))
             case (Atom("$gen_cast"), (Atom("cast"), module, function, arguments, _)):
                 self._begin(peer, Wanted(module, function, arguments), lambda _: None)
             case (Pid() as caller, request) if caller.node.name == peer:
-                self._answer(peer, caller, request)
+                self._answer(peer, caller, request, size)
 
-    def _answer(self, peer: NodeName, caller: Pid, request: Any) -> None:
+    def _answer(self, peer: NodeName, caller: Pid, request: Any, size: int) -> None:
         """Answer what is no call of a gen_server: of a C node, or to many nodes at once."""
         tell = partial(self._send, peer, caller)
         match request:
             case (Atom("call"), *_):
                 self._call(peer, request, lambda reply: tell((REX, reply)))
             case (Atom("sbcast"), Atom() as name, message):
-                delivered = self._deliver(name, message)
+                delivered = self._deliver(name, message, size)
                 tell((REX, self._node, self._node if delivered else (NONEXISTING_NAME, name)))
             case (Atom("send"), Atom() as name, message):
-                if not self._deliver(name, (caller, message)):
+                if not self._deliver(name, (caller, message), size):
                     tell((REX, self._node, (NONEXISTING_NAME, name)))
             case Atom("features_request"):
                 tell((FEATURES_REPLY, self._node, [ERPC]))
@@ -81,10 +81,10 @@ class Rex:
         except Refused as refusal:
             answer(badrpc(NODEDOWN if refusal.why is NOCONNECTION else refusal.why))
 
-    def _deliver(self, name: Atom, message: Any) -> bool:
+    def _deliver(self, name: Atom, message: Any, size: int) -> bool:
         inbox = self._processes.whereis(name.name)
         if inbox is not None:
-            inbox.deliver(message)
+            inbox.deliver(message, size)
         return inbox is not None
 
     def _reply(self, peer: NodeName, caller: Pid, tag: Any, reply: Any) -> None:

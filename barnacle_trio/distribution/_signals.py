@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
 import trio
 
+from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import NodeName
 from barnacle_trio.distribution import _control as control
 from barnacle_trio.distribution._lanes import Parties
 from barnacle_trio.distribution._outbound import Outbound
-from barnacle_trio.etf import Limits, Pid
+from barnacle_trio.etf import Atom, DecodeError, EncodeError, Limits, Pid
 from barnacle_trio.etf._decode import decode_bare
 from barnacle_trio.etf._encode import Encoded
+
+logger = logging.getLogger("barnacle_trio.messages")
+
+SYSTEM_LIMIT = Atom("system_limit")
+"""Stands for a reason that is itself beyond the limits."""
 
 
 class Signals:
@@ -34,16 +41,33 @@ class Signals:
         self._act = act
         self._queue: deque[control.Message] = deque()
         self._draining = False
+        self._log = RateLimited(logger)
 
     def put(self, peer: NodeName, message: control.Message) -> bool:
-        """Send a signal to a node. False: there is no connection to it."""
+        """Send a signal to a node. False: there is no connection to it.
+
+        That a process ended is told in any case: where its reason cannot be, with another one.
+
+        Raises:
+          EncodeError: it holds a term that has no encoding.
+        """
+        try:
+            return self._put(peer, message)
+        except (DecodeError, EncodeError) as error:
+            if not isinstance(message, control.Exit | control.MonitorExit):
+                raise
+            # Who is told of the same end after this one must not miss it for that.
+            self._log.warning("[%s] is not told why a process ended: it is %s", peer, error)
+            return self._put(peer, replace(message, reason=SYSTEM_LIMIT))
+
+    def _put(self, peer: NodeName, message: control.Message) -> bool:
         if peer == self._local:
             match message:
                 case (
                     control.Exit(reason=Encoded(wire=wire))
                     | control.MonitorExit(reason=Encoded(wire=wire))
                 ):
-                    message = replace(message, reason=decode_bare(wire)[0])
+                    message = replace(message, reason=decode_bare(wire, limits=self.limits)[0])
             self._queue.append(message)
             return True
         return self._outbound.send(peer, message)

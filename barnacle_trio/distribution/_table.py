@@ -18,6 +18,9 @@ Watch: TypeAlias = tuple[Pid, Reference]
 class Link:
     """One side of a link. While an unlink is not acknowledged, nothing that comes of it counts."""
 
+    ours: bool = False
+    """Whether a process of this node asked for it. A peer may make any number, one after another;
+    so their ends take up room as messages do, while the end of one of ours is always told."""
     active: bool = False
     unlink_id: int | None = None
 

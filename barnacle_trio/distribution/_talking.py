@@ -256,7 +256,8 @@ class Talking:
             until it handles a message well.
           task_status: for `trio.Nursery.start`, which returns the process's `Pid`.
 
-        If cancelled, the process ends with the reason ``shutdown``.
+        If cancelled, the process ends with the reason ``shutdown``. Once the node was left, or has
+        drained, and what waited is handled, it ends as well, and this returns.
 
         Raises:
           ConfigurationError: the name is taken, the handler is none (or has a method that is not

@@ -30,6 +30,8 @@ them would wait for the next.
 """
 STAGGER = 0.25
 """Seconds between the connects to several addresses of one host (RFC 8305)."""
+MAX_ATTEMPTS = 16
+"""Connects under way at once to one host; of more addresses than that, some wait a moment."""
 MAX_REMEMBERED = 10_000
 """Ports of peers that are remembered, the latest ones."""
 
@@ -197,42 +199,52 @@ async def _resolve(host: str) -> list[str]:
 
 
 async def _connect(addresses: Sequence[str], port: int, *, patient: bool) -> trio.SocketStream:
-    """Connect to whichever address answers first; an unanswered attempt is replaced.
+    """Connect to whichever address answers first; each unanswered attempt is replaced by itself.
 
-    Where not ``patient``, only one attempt is made, and its silence is an `OSError` as well.
+    So is a refused one, as long as another address may still answer. Where not ``patient``, each
+    address has only one attempt, and its silence is an `OSError` as well.
     """
-    while True:
-        with trio.move_on_after(CONNECT_PATIENCE):
-            return await _race(addresses, port)
-        if not patient:
-            raise OSError(f"no answer within {CONNECT_PATIENCE:g} s")
-
-
-async def _race(addresses: Sequence[str], port: int) -> trio.SocketStream:
     if len(addresses) == 1:
-        return await _connect_one(addresses[0], port)
+        return await _connect_to_one(addresses[0], port, patient=patient)
     winners: list[trio.SocketStream] = []
-    errors: list[OSError] = []
+    errors: dict[str, OSError] = {}  # of the addresses that said no, or are taken to have
+    slots = trio.Semaphore(MAX_ATTEMPTS)
 
-    async def attempt(address: str, failed: trio.Event) -> None:
+    async def attempt(address: str) -> None:
         await trio.lowlevel.checkpoint()
         try:
             stream = await _connect_one(address, port)
         except OSError as error:
-            errors.append(error)
-            failed.set()
+            errors[address] = error
             return
         if winners:
             await trio.aclose_forcefully(stream)
             return
         winners.append(stream)
-        nursery.cancel_scope.cancel("another address answered")
+        nursery.cancel_scope.cancel("an address answered")
+
+    async def keep_trying(address: str, failed: trio.Event) -> None:
+        while True:
+            errors.pop(address, None)
+            async with slots:
+                replaced_at = trio.current_time() + CONNECT_PATIENCE
+                with trio.move_on_at(replaced_at) as scope:
+                    await attempt(address)
+            if scope.cancelled_caught and not patient:
+                errors[address] = _silence()
+            if address in errors:
+                failed.set()
+                if len(errors) == len(addresses):
+                    nursery.cancel_scope.cancel("no address is left")
+                if not patient:
+                    return
+                await trio.sleep_until(replaced_at)
 
     try:
         async with trio.open_nursery() as nursery:
             for address in addresses:
                 failed = trio.Event()
-                nursery.start_soon(attempt, address, failed)
+                nursery.start_soon(keep_trying, address, failed)
                 with trio.move_on_after(STAGGER if address != addresses[-1] else math.inf):
                     await failed.wait()
     except BaseException:
@@ -240,8 +252,21 @@ async def _race(addresses: Sequence[str], port: int) -> trio.SocketStream:
             await trio.aclose_forcefully(stream)
         raise
     if not winners:
-        raise errors[-1]
+        raise list(errors.values())[-1]
     return winners[0]
+
+
+async def _connect_to_one(address: str, port: int, *, patient: bool) -> trio.SocketStream:
+    """As `_connect`, without the cost of a race; most hosts have one address."""
+    while True:
+        with trio.move_on_after(CONNECT_PATIENCE):
+            return await _connect_one(address, port)
+        if not patient:
+            raise _silence()
+
+
+def _silence() -> OSError:
+    return OSError(f"no answer within {CONNECT_PATIENCE:g} s")
 
 
 async def _connect_one(address: str, port: int) -> trio.SocketStream:

@@ -69,7 +69,8 @@ def gossip(
       interval: seconds from one packet to the next, drawn at random between these two.
       max_names: names that are known at a time.
       max_new_names: names not known yet that are taken in a second, after as many at once as come
-        in five seconds; of one address, half of that.
+        in five seconds; of one address, half of that. Answers are partial for ``expire_after``
+        seconds after one that was turned away, by this or by ``max_names``.
 
     Raises:
       ConfigurationError: something cannot work as given, or cryptography is not installed.
