@@ -25,7 +25,10 @@ def cancelled_alone(note: Callable[[ExceptionGroup[Exception]], object]) -> Iter
         if cancelled is None or not isinstance(faults, ExceptionGroup):
             raise
         note(faults)
-        raise cancelled from None
+        try:
+            raise cancelled from None
+        finally:
+            del cancelled, faults  # their tracebacks hold this frame
 
 
 @contextmanager

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from barnacle_trio import Node
+from barnacle_trio import Node, ProcessDown
+from barnacle_trio.etf import Pid
 from barnacle_trio.testing import MemoryNetwork
 from tests.gen_server_players import A, B, echo
 
@@ -84,3 +87,106 @@ async def test_a_gen_server_ends_for_good(
             assert await other.call(("server", A), 1) == 1
             await leave(node)
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("leave", [drain, go])
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("crash", [False, True])
+async def test_a_gen_server_ends_after_what_it_is_at(
+    leave: Any, width: int, crash: bool, autojump_clock: MockClock
+) -> None:
+    done: list[Any] = []
+
+    async def work(request: Any) -> Any:
+        await trio.sleep(30)
+        if crash:
+            raise ValueError("a bug")
+        done.append(request)
+        return request
+
+    async def ask(node: Node) -> None:
+        with suppress(ProcessDown):
+            await node.call(("server", A), 1)
+
+    network = MemoryNetwork()
+    with trio.fail_after(60):
+        async with (
+            network.open_node(B) as other,
+            trio.open_nursery() as nursery,
+            network.open_node(A) as node,
+        ):
+            serve = partial(node.serve_process, "server", work, max_concurrent=width)
+            await nursery.start(serve)
+            nursery.start_soon(ask, other)
+            await trio.sleep(1)
+            await leave(node)
+    assert done == ([] if crash else [1])
+
+
+@pytest.mark.parametrize("width", [1, 5])
+async def test_what_waited_is_handled_though_the_handler_meets_something_closed(
+    width: int, autojump_clock: MockClock
+) -> None:
+    handled: list[Any] = []
+    go_on = trio.Event()
+
+    class Handler:
+        async def call(self, request: Any, _sender: Pid) -> Any:
+            await trio.lowlevel.checkpoint()
+            handled.append(request)
+            return request
+
+        async def cast(self, message: Any) -> None:
+            await go_on.wait()
+            handled.append(message)
+
+    async def ask(node: Node, number: int) -> None:
+        assert await node.call(("server", A), number) == number
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            async with MemoryNetwork().open_node(A) as node:
+                serve = partial(node.serve_process, "server", Handler(), max_concurrent=width)
+                await nursery.start(serve)
+                await node.cast(("server", A), 0)
+                for number in range(1, 4):
+                    nursery.start_soon(ask, node, number)
+                await wait_all_tasks_blocked()
+            go_on.set()
+    assert handled[0] == 0
+    assert sorted(handled) == [0, 1, 2, 3]
+
+
+async def test_a_fault_after_the_node_was_left_is_told_and_starts_nothing(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = trio.Event()
+
+    class Handler:
+        async def call(self, request: Any, _sender: Pid) -> Any:
+            await trio.lowlevel.checkpoint()
+            return request
+
+        async def cast(self, _message: Any) -> None:
+            await go_on.wait()
+            raise trio.ClosedResourceError("my own database")
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            async with MemoryNetwork().open_node(A) as node:
+                await nursery.start(node.serve_process, "server", Handler())
+                await node.cast(("server", A), 0)
+                await wait_all_tasks_blocked()
+            go_on.set()
+    assert "my own database" in caplog.text
+    assert "its node was left" in caplog.text
+
+
+async def test_a_mailbox_that_is_entered_after_the_node_was_left_is_an_empty_one(
+    autojump_clock: MockClock,
+) -> None:
+    async with MemoryNetwork().open_node(A) as node:
+        opening = node.open_mailbox()
+    async with opening as box:
+        with pytest.raises(trio.ClosedResourceError, match="node was left"):
+            await box.receive()

@@ -256,10 +256,23 @@ def test_nobody_expires_for_what_was_passed_by() -> None:
     for second in range(1, 100):  # a flood: a moment of each second is listened to
         told.alive(second)
         for tenth in range(1, 10):
-            told.pass_by(second + tenth / 10)
+            told.pass_by(None, second + tenth / 10)
     assert told.names == {NAME}
     assert told.overfull(100)
     assert told.listened == pytest.approx(1 + 98 * 0.1)
+
+
+def test_an_address_that_sends_too_many_harms_itself_alone() -> None:
+    told = members(expire_after=15)
+    say(told, NAME, 0, source=THERE)
+    for second in range(1, 21):
+        told.alive(second)
+        told.pass_by("10.6.6.6", second + 0.5)
+        assert not told.overfull(second + 0.5)
+    assert told.listened == pytest.approx(20)
+    assert not told.names, "it was silent for long enough"
+    told.pass_by(THERE, 21)
+    assert told.overfull(21), "it has named nodes, and another one may be among what was not read"
 
 
 def test_many_strangers_take_little_room() -> None:
@@ -280,9 +293,11 @@ def test_many_strangers_take_little_room() -> None:
 def test_packets_are_looked_at_in_moderation() -> None:
     throttle = Throttle()
     assert sum(throttle.lets_pass("a", 0.5) for _ in range(1000)) == PACKETS_PER_SOURCE
+    assert not throttle.is_exhausted
     assert throttle.lets_pass("b", 0.5)
     many = sum(throttle.lets_pass(str(number), 0.6) for number in range(100_000))
     assert many == PACKETS - PACKETS_PER_SOURCE - 1
+    assert throttle.is_exhausted
     assert not throttle.lets_pass("c", 1.4)
     assert throttle.lets_pass("a", 1.5)
 

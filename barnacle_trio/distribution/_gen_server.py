@@ -15,7 +15,7 @@ from barnacle_trio._logs import RateLimited
 from barnacle_trio._names import shorten, show
 from barnacle_trio._supervisor import Intensity, RestartPolicy, is_count
 from barnacle_trio.distribution._async_functions import why_not_async
-from barnacle_trio.distribution._inbox import NORMAL, Inbox
+from barnacle_trio.distribution._inbox import NORMAL, Inbox, NodeLeft
 from barnacle_trio.distribution._messaging import Messaging, exit_reason
 from barnacle_trio.etf import Atom, Pid
 
@@ -95,6 +95,8 @@ class GenServer:
                     return  # noqa: ASYNC910 - a life has checkpoints
                 if self._too_many(error, life, since):
                     raise
+            if self.messaging.left:
+                return
             # A bound cuts a loop of crashes short; where there is none, pauses make it slow.
             await trio.sleep(
                 self._pauses.delay(LAST_PAUSE) if self._policy.max_restarts is None else 0
@@ -112,7 +114,9 @@ class GenServer:
             self._pauses.recovered()
         self._pauses.crashed(now)
         too_many = self._crashes.crashed(now)
-        then = "that was once too often" if too_many else "it starts again"
+        then = "its node was left" if self.messaging.left else "it starts again"
+        if too_many:
+            then = "that was once too often"
         reason = shorten(exit_reason(error), 200)
         kind = _kind(error)
         if life.ended_by_others:
@@ -175,6 +179,8 @@ class _Life:
                 raise crash
             finally:
                 del crash  # its traceback holds this frame
+        if not inbox.ended:
+            raise ProcessExit(NORMAL)  # the node was left
         self.ended_by_others = True
         raise ProcessExit(inbox.exit_reason)
 
@@ -186,8 +192,6 @@ class _Life:
             self._end(error)
 
     def _end(self, error: Exception) -> None:
-        if self._inbox.left and isinstance(error, trio.ClosedResourceError):
-            error = ProcessExit(NORMAL)
         if self._crash is None and not self._inbox.ended:
             self._crash = error
             self._scope.cancel("the process crashed")
@@ -202,7 +206,11 @@ class _Life:
         while True:
             self._work.progressed()
             # `tuple` is named, for these patterns would take lists as well.
-            match await self._inbox.receive():
+            try:
+                received = await self._inbox.receive()
+            except NodeLeft:
+                return  # calls under way go on to their end
+            match received:
                 case tuple((Atom("$gen_call"), tuple((Pid() as caller, tag)), request)):
                     if self._work.refuses(caller.node.name):
                         continue  # as good as not arrived: who called learns that the node is gone

@@ -55,6 +55,10 @@ class Exit:
     reason: Any
 
 
+class NodeLeft(trio.ClosedResourceError):
+    """Nothing waits, and nothing will come."""
+
+
 class Large:
     """A large message that waits, beside the bytes in which it came."""
 
@@ -239,4 +243,4 @@ class Inbox:
 
 
 def _node_left() -> Exception:
-    return trio.ClosedResourceError("the mailbox's node was left")
+    return NodeLeft("the mailbox's node was left")

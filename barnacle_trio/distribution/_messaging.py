@@ -52,6 +52,11 @@ class Messaging:
         self._sent = 0
         self.work = processes.work
 
+    @property
+    def left(self) -> bool:
+        """Whether the node was left."""
+        return self._processes.left
+
     @asynccontextmanager
     async def open_mailbox(
         self,

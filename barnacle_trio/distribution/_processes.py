@@ -64,6 +64,7 @@ class Processes:
         self._log = RateLimited(logger)
         self._unread = RateLimited(logger)
         self._table = Table()
+        self.left = False
         self.signals = Signals(self._local, outbound, self._act_here)
         self.links = Links(
             self._table, self.signals, self._held, is_own=self._is_own, close=self.close
@@ -87,6 +88,8 @@ class Processes:
             self.identifiers.make_pid(), name=name, trap_exits=trap_exits, max_length=max_length
         )
         self.add(inbox)
+        if self.left:
+            inbox.leave()
         return inbox
 
     def add(self, inbox: Inbox) -> None:
@@ -112,7 +115,8 @@ class Processes:
         self.signals.drain()
 
     def leave(self) -> None:
-        """The node was left: nothing comes to any process any more."""
+        """The node was left: nothing comes to any process any more, nor to one that begins."""
+        self.left = True
         for entry in self._table.by_pid.values():
             entry.inbox.leave()
 

@@ -70,7 +70,8 @@ def gossip(
       max_names: names that are known at a time.
       max_new_names: names not known yet that are taken in a second, after as many at once as come
         in five seconds; of one address, half of that. Answers are partial for ``expire_after``
-        seconds after one that was turned away, by this or by ``max_names``.
+        seconds after one was turned away, by this, by ``max_names``, or because more packets came
+        than are looked at (2,000 a second, of one address 200).
 
     Raises:
       ConfigurationError: something cannot work as given, or cryptography is not installed.

@@ -123,6 +123,11 @@ class Throttle:
         self._total += 1
         return True
 
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether it lets nothing more pass for now, from wherever it comes."""
+        return self._total >= PACKETS
+
 
 class _Budget:
     """A bucket that fills by ``rate`` a second up to ``BURST`` seconds' worth, at least one."""
@@ -182,11 +187,14 @@ class Members:
         """Whether more is said than is taken in, going by the last while: names may be missing."""
         return now - self._turned_away_at < self._rules.expire_after
 
-    def pass_by(self, now: float) -> None:
-        """A packet is not looked at: whoever sent it, this time was not listened to."""
-        self._turned_away_at = now
-        if self._last_life < now:
-            self._last_life = now
+    def pass_by(self, source: str | None, now: float) -> None:
+        """A packet of an address that sends too many, or of anybody (None), is not looked at."""
+        if source is None:  # whoever sent it, this time was not listened to
+            self._turned_away_at = now
+            if self._last_life < now:
+                self._last_life = now
+        elif source in self._budgets:  # it has named nodes, and may have named more
+            self._turned_away_at = now
 
     def alive(self, now: float) -> None:
         """Something was heard, if only ourselves: the time since the last sign was listened to."""

@@ -83,7 +83,7 @@ class Ears:
             source, now = sender(address), trio.current_time()
             if not self._throttle.lets_pass(source, now):
                 self.passed_by += 1
-                self.members.pass_by(now)
+                self.members.pass_by(None if self._throttle.is_exhausted else source, now)
                 self._ignore("too many packets come at once", source)
                 continue
             try:
