@@ -36,7 +36,10 @@ class ConnectError(BarnacleError):
 
 
 class PeerUnreachable(ConnectError):
-    """No port mapper, no such name, nobody listening, or no answer in time. Worth a retry."""
+    """No port mapper, no such name, nobody listening, no answer in time. Worth a retry.
+
+    To who sends a message it also stands for a peer that answers, but not as a node does.
+    """
 
 
 class HandshakeRefused(ConnectError):

@@ -56,7 +56,8 @@ class Talking:
           trap_exits: have the end of linked processes delivered as `Exit`, instead of ending this.
           max_length: messages that may wait. What comes beyond, or beyond 256 MiB in large
             messages, is rejected, counted in ``Mailbox.rejected`` and told in the log. So is a
-            message of another node that is beyond the limits of a term.
+            message of another node that is beyond the limits of a term. The end of a process that
+            linked itself to this one counts as a message, too.
 
         Leaving the block fires the links and monitors on it: with reason ``normal``, or
         ``{python_error, Type, Text}`` where the block raised.
