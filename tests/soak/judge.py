@@ -12,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from barnacle_trio._events import Missed, NodeDown, NodeUp, ShutDown
 from barnacle_trio._names import NodeName
+from barnacle_trio.etf import _leaves
 from tests.scale import resident
 from tests.soak.cluster import Cluster
 from tests.soak.faults import Done
@@ -68,18 +69,28 @@ class Sample:
     @classmethod
     def take(cls, ends: int) -> Sample:
         """Now."""
+        # Bounded, and filled by every incarnation: what is known by heart is no growth.
+        _leaves.pids.clear()
+        _leaves.atom_values.clear()
         memory = resident()  # collects garbage first
         tasks = trio.lowlevel.current_statistics().tasks_living
-        return cls(tasks, ends, len(gc.get_objects()), memory)
+        objects = sum(type(each) is not cls for each in gc.get_objects())
+        return cls(tasks, ends, objects, memory)
 
 
 def check_flat(samples: Sequence[Sample]) -> None:
-    """Hold what was there after the first quarter against all that came later."""
+    """Hold what was there after the first quarter against all that came later.
+
+    Trio forgets a thousand scopes at a time whose deadlines were never reached: so it is the most
+    objects of the second quarter that are not to be exceeded.
+    """
     first, *later = samples[len(samples) // 4 :]
+    most = max(each.objects for each in samples[len(samples) // 4 : len(samples) // 2 + 1])
     for each in later:
-        assert (each.tasks, each.ends) == (first.tasks, first.ends)
-        assert each.objects <= first.objects * OBJECTS
-        assert each.memory <= first.memory + MEMORY
+        grown = f"{each} after {first}"
+        assert (each.tasks, each.ends) == (first.tasks, first.ends), grown
+        assert each.objects <= most * OBJECTS, grown
+        assert each.memory <= first.memory + MEMORY, grown
 
 
 async def sample(cluster: Cluster) -> Sample:
