@@ -39,7 +39,7 @@ async def test_iteration_ends_with_what_had_come(leave: Any, autojump_clock: Moc
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             async with MemoryNetwork().open_node(A) as node:
-                await nursery.start(work, node)
+                await nursery.start(work, node)  # noqa: ASYNC111 - it outlives the node
                 for number in range(3):
                     await node.send(("work", A), number)
                 await wait_all_tasks_blocked()
@@ -63,7 +63,7 @@ async def test_who_waits_is_told(leave: Any, autojump_clock: MockClock) -> None:
 
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery, MemoryNetwork().open_node(A) as node:
-            await nursery.start(wait, node)
+            await nursery.start(wait, node)  # noqa: ASYNC111 - it outlives the node
             await wait_all_tasks_blocked()
             await leave(node)
 
@@ -73,9 +73,6 @@ async def test_who_waits_is_told(leave: Any, autojump_clock: MockClock) -> None:
 async def test_a_gen_server_ends_for_good(
     leave: Any, width: int, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def serve(node: Node, task_status: trio.TaskStatus[Any]) -> None:
-        await node.serve_process("server", echo, max_concurrent=width, task_status=task_status)
-
     network = MemoryNetwork()
     with trio.fail_after(60):
         async with (
@@ -83,7 +80,8 @@ async def test_a_gen_server_ends_for_good(
             trio.open_nursery() as nursery,
             network.open_node(A) as node,
         ):
-            await nursery.start(serve, node)
+            serve = partial(node.serve_process, "server", echo, max_concurrent=width)
+            await nursery.start(serve)
             assert await other.call(("server", A), 1) == 1
             await leave(node)
     assert caplog.text == ""
@@ -150,7 +148,7 @@ async def test_what_waited_is_handled_though_the_handler_meets_something_closed(
                 await nursery.start(serve)
                 await node.cast(("server", A), 0)
                 for number in range(1, 4):
-                    nursery.start_soon(ask, node, number)
+                    nursery.start_soon(ask, node, number)  # noqa: ASYNC111 - it outlives the node
                 await wait_all_tasks_blocked()
             go_on.set()
     assert handled[0] == 0
@@ -174,7 +172,7 @@ async def test_a_fault_after_the_node_was_left_is_told_and_starts_nothing(
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             async with MemoryNetwork().open_node(A) as node:
-                await nursery.start(node.serve_process, "server", Handler())
+                await nursery.start(node.serve_process, "server", Handler())  # noqa: ASYNC111 - it outlives the node
                 await node.cast(("server", A), 0)
                 await wait_all_tasks_blocked()
             go_on.set()

@@ -100,7 +100,7 @@ class EventRecorder:
         wait.unseen.extend(self.events)
         self._waits.add(wait)
         try:
-            while True:
+            while True:  # noqa: ASYNC913 - it reads, or sleeps
                 while wait.unseen:
                     event = wait.unseen.popleft()
                     if isinstance(event, kind) and predicate(event):
