@@ -25,6 +25,9 @@ from tests.soak.cluster import open_cluster
 from tests.soak.faults import Done
 from tests.soak.judge import Sample, check, check_flat, sample
 
+WARM = 2
+"""Cycles after which all is held that will be."""
+
 
 async def memory_starts(cycles: int) -> list[Sample]:
     """Nodes in memory that start, meet two others, and stop."""
@@ -76,7 +79,7 @@ async def real_starts(cycles: int) -> list[Sample]:
             await hub.nodes.wait_value(frozenset())
             while set(await names("127.0.0.1")) != {"soak_hub"}:  # noqa: ASYNC110 - it is told here
                 await trio.sleep(0.01)
-            await _calm()
+            await _calm(samples)
             samples.append(Sample.take(descriptors()))
     return samples
 
@@ -102,7 +105,7 @@ async def real_cuts(cycles: int) -> list[Sample]:
         for _ in range(cycles):
             for barnacle in barnacles:
                 await barnacle.wait_for_nodes(1)
-            await _calm()
+            await _calm(samples)
             samples.append(Sample.take(descriptors()))
             await _run("nft", "add rule inet soak in drop")
             for barnacle in barnacles:
@@ -111,12 +114,23 @@ async def real_cuts(cycles: int) -> list[Sample]:
     return samples
 
 
-async def _calm() -> None:
-    """Wait until what is over has ended; as real things do, that takes some moments."""
-    before = -1
-    while (now := trio.lowlevel.current_statistics().tasks_living + descriptors()) != before:
-        before = now
-        await trio.sleep(0.02)
+async def _calm(samples: list[Sample]) -> None:
+    """Wait until what is over has ended; as real things do, that takes some moments.
+
+    That is when as many tasks and descriptors are there as the last time, or, the first times, as
+    many for half a second. What never ends is left for the judge to find.
+    """
+    usual = (samples[-1].tasks, samples[-1].ends) if len(samples) > WARM else None
+    with trio.move_on_after(10):
+        since, before = trio.current_time(), _held()
+        while before != usual and (usual is not None or trio.current_time() - since < 0.5):
+            await trio.sleep(0.02)
+            if _held() != before:
+                since, before = trio.current_time(), _held()
+
+
+def _held() -> tuple[int, int]:
+    return trio.lowlevel.current_statistics().tasks_living, descriptors()
 
 
 async def _run(*command: str) -> None:
