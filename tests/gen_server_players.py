@@ -1,42 +1,21 @@
-"""Nodes in memory, and what is served on them."""
+"""What is served on nodes, and asked of them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import pytest
 import trio
 
-from barnacle_trio import NodeName
 from barnacle_trio._errors import ProcessDown
 from barnacle_trio.distribution._node import Node
 from barnacle_trio.etf import Atom, Pid
-from barnacle_trio.testing import MemoryNetwork
 
-A, B = NodeName("a@memory"), NodeName("b@memory")
 NORMAL, KILLED, SHUTDOWN, NOPROC = map(Atom, ("normal", "killed", "shutdown", "noproc"))
 GEN_CALL, GEN_CAST, PYTHON_ERROR = map(Atom, ("$gen_call", "$gen_cast", "python_error"))
-Pair = tuple[Node, Node]
-
-
-@asynccontextmanager
-async def one_node() -> AsyncIterator[Pair]:
-    async with MemoryNetwork().open_node(A) as a:
-        yield a, a
-
-
-@asynccontextmanager
-async def two_nodes() -> AsyncIterator[Pair]:
-    network = MemoryNetwork()
-    async with network.open_node(A) as a, network.open_node(B) as b:
-        yield a, b
-
-
-WHERE: list[Any] = [pytest.param(one_node, id="local"), pytest.param(two_nodes, id="remote")]
-Where = Callable[[], AbstractAsyncContextManager[Pair]]
 
 
 @asynccontextmanager

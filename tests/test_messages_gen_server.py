@@ -10,18 +10,8 @@ from trio.testing import MockClock
 
 from barnacle_trio import ConfigurationError
 from barnacle_trio.etf import Atom
-from tests.gen_server_players import (
-    GEN_CALL,
-    GEN_CAST,
-    WHERE,
-    A,
-    Recorder,
-    Where,
-    echo,
-    one_node,
-    serving,
-    two_nodes,
-)
+from tests.gen_server_players import GEN_CALL, GEN_CAST, Recorder, echo, serving
+from tests.memory_pairs import WHERE, A, Where, one_node, two_nodes
 
 
 @pytest.mark.parametrize("where", WHERE)

@@ -13,20 +13,8 @@ from barnacle_trio.distribution._inbox import Down
 from barnacle_trio.distribution._node import Node
 from barnacle_trio.etf import Atom, ImproperList, Pid, Reference
 from tests.checkpoints import cancel_at_every_checkpoint
-from tests.gen_server_players import (
-    GEN_CALL,
-    NORMAL,
-    WHERE,
-    ZERO_DIVISION,
-    A,
-    B,
-    Recorder,
-    Where,
-    down,
-    echo,
-    serving,
-    two_nodes,
-)
+from tests.gen_server_players import GEN_CALL, NORMAL, ZERO_DIVISION, Recorder, down, echo, serving
+from tests.memory_pairs import WHERE, A, B, Where, two_nodes
 
 # -- several calls at once ------------------------------------------------------------------------
 

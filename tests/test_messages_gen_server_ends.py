@@ -21,17 +21,12 @@ from tests.gen_server_players import (
     NORMAL,
     PYTHON_ERROR,
     SHUTDOWN,
-    WHERE,
     ZERO_DIVISION,
-    A,
-    B,
-    Where,
     down,
     echo,
-    one_node,
     serving,
-    two_nodes,
 )
+from tests.memory_pairs import WHERE, A, B, Where, one_node, two_nodes
 
 
 async def exit_signal(node: Node, to: Pid, reason: Any) -> None:

@@ -13,7 +13,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from barnacle_trio import Node, ProcessDown
 from barnacle_trio.etf import Pid
 from barnacle_trio.testing import MemoryNetwork
-from tests.gen_server_players import A, B, echo
+from tests.gen_server_players import echo
+from tests.memory_pairs import A, B
 
 
 async def drain(node: Node) -> None:

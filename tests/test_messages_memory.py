@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from barnacle_trio import ConfigurationError, NodeName
+from barnacle_trio import ConfigurationError
 from barnacle_trio._errors import PeerUnreachable, ProcessDown, ProcessExit
 from barnacle_trio.distribution._inbox import Down, Exit
 from barnacle_trio.distribution._mailbox import Mailbox
 from barnacle_trio.distribution._node import Node
 from barnacle_trio.etf import Atom, EncodeError, Map
 from barnacle_trio.testing import MemoryNetwork
-
-A, B = NodeName("a@memory"), NodeName("b@memory")
-Pair = tuple[Node, Node]
-
-
-@asynccontextmanager
-async def one_node() -> AsyncIterator[Pair]:
-    async with MemoryNetwork().open_node(A) as a:
-        yield a, a
-
-
-@asynccontextmanager
-async def two_nodes() -> AsyncIterator[Pair]:
-    network = MemoryNetwork()
-    async with network.open_node(A) as a, network.open_node(B) as b:
-        yield a, b
-
-
-WHERE: list[Any] = [pytest.param(one_node, id="local"), pytest.param(two_nodes, id="remote")]
-Where = Callable[[], AbstractAsyncContextManager[Pair]]
+from tests.memory_pairs import WHERE, A, B, Where, one_node, two_nodes
 
 
 @pytest.mark.parametrize("where", WHERE)
