@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
-import random
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.erlang import Erlang, require_erlangs
+from tests.ports import free_port
 
 # Programs that run in the background inherit that these are ignored; what tests start must not.
 for _number, _handler in (
@@ -28,21 +27,6 @@ def pytest_collection_finish() -> None:
     """Thousands of tests are many objects; what looks for garbage need not walk through them."""
     gc.collect()
     gc.freeze()
-
-
-_PORTS = range(10_000, 20_000)  # below those that the system hands out to whoever asks for any
-
-
-def free_port() -> int:
-    """A TCP port that is free on loopback, and that nobody else is given by chance."""
-    while True:
-        port = random.choice(_PORTS)
-        with socket.socket() as sock:
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
 
 
 @pytest.fixture

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import shutil
-import socket
 import struct
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
@@ -18,24 +16,6 @@ from tests.erlang import Erlang
 
 PATIENCE = 20.0
 """Seconds that anything here may take on a busy machine; nothing waits for them to pass."""
-
-
-def free_port() -> int:
-    """A port that is free in both families, out of the range that clients are given."""
-    while True:
-        port = random.randint(20_000, 32_000)
-        try:
-            for family, address in (
-                (socket.AF_INET, "0.0.0.0"),  # noqa: S104  # closed at once
-                (socket.AF_INET6, "::"),
-            ):
-                with closing(socket.socket(family, socket.SOCK_STREAM)) as sock:
-                    if family == socket.AF_INET6:
-                        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                    sock.bind((address, port))
-        except OSError:
-            continue
-        return port
 
 
 def framed(body: bytes) -> bytes:

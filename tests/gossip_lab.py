@@ -15,8 +15,8 @@ import trio
 from barnacle_trio import DiscoveryError, NodeName, gossip
 from barnacle_trio._strategy import ServedStrategy
 from barnacle_trio.strategies._gossip_group import DEFAULT_GROUP
-from tests.conftest import free_port
 from tests.erlang import Erlang
+from tests.ports import free_port
 
 LOOPBACK = "127.0.0.1"
 SECRET = "correct horse battery staple"

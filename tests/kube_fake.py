@@ -22,8 +22,8 @@ from urllib.parse import parse_qsl, urlsplit
 import trio
 import trustme
 
-from tests.conftest import free_port
 from tests.kube_server import ADMIN_TOKEN, POD_TOKEN, POD_USER
+from tests.ports import free_port
 
 KINDS = {"pods": "Pod", "endpoints": "Endpoints", "endpointslices": "EndpointSlice"}
 V1, V1BETA1 = "discovery.k8s.io/v1", "discovery.k8s.io/v1beta1"

@@ -27,7 +27,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from tests.conftest import free_port
+from tests.ports import free_port
 
 START = "KUBE_APISERVER_START"
 ADMIN_TOKEN = "admintoken"

@@ -20,7 +20,7 @@ import trustme
 
 from barnacle_trio import NodeName, postgres
 from barnacle_trio._strategy import ServedStrategy
-from tests.conftest import free_port
+from tests.ports import free_port
 
 HOST = "127.0.0.1"
 USER = "my_user"

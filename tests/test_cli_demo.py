@@ -42,7 +42,7 @@ def assert_whole(told: str) -> None:
 async def tell_whole_story(plain: bool) -> None:
     async with running("demo", *(["--plain"] if plain else [])) as demo:
         ended = await demo.end(None)
-    assert (ended.code, ended.err) == (0, "")
+    assert (ended.code, ended.err) == (0, ""), ended.out
     assert_whole(ended.out)
     assert ended.out.replace("\n", "").isprintable()
     assert ended.out.isascii() == plain

@@ -30,9 +30,9 @@ from barnacle_trio.distribution._handshake import Identity
 from barnacle_trio.epmd import open_registration, serve_epmd
 from tests.beam import COOKIE, unique
 from tests.cli_lab import assert_fails, barnacle, running
-from tests.conftest import free_port
 from tests.doctors import examine
 from tests.handshakes import FLAGS, OTP_25, OTP_29, challenge_message, framed, status
+from tests.ports import free_port
 
 PEER = NodeName("bob@127.0.0.1")
 

@@ -11,7 +11,7 @@ import pytest
 from barnacle_trio.cli._main import run_command_line
 from barnacle_trio.cli._words import KINDS
 from tests.cli_lab import Ended, assert_fails
-from tests.conftest import free_port
+from tests.ports import free_port
 
 Call = Callable[..., Ended]
 

@@ -28,8 +28,8 @@ from barnacle_trio.testing import EventRecorder
 from tests.beam import COOKIE, open_beam
 from tests.cluster_lab import PATIENCE
 from tests.dns_server import DnsServer, open_dns_server, resolver_for
-from tests.epmd_lab import free_port
 from tests.erlang import Erlang
+from tests.ports import free_port
 
 PODS = "pods.test"
 OTHERS = ("127.0.0.2", "127.0.0.3", "127.0.0.4")

@@ -28,10 +28,10 @@ from barnacle_trio.strategies import _kube_watch
 from barnacle_trio.testing import EventRecorder
 from tests.beam import COOKIE
 from tests.cluster_lab import PATIENCE
-from tests.conftest import free_port
 from tests.kube_fake import FakeKube
 from tests.kube_lab import Lab, open_lab
 from tests.kube_server import require_kube
+from tests.ports import free_port
 
 POLL = 0.5
 OTHERS = ("127.0.0.2", "127.0.0.3", "127.0.0.4")

@@ -28,8 +28,8 @@ from barnacle_trio.distribution._handshake import (
     StatusReceived,
 )
 from barnacle_trio.etf import Atom, ImproperList, Pid, Reference
-from tests.conftest import free_port
 from tests.erlang import Erlang
+from tests.ports import free_port
 
 COOKIE = b"the cookie of this test"
 BEAM = NodeName("beam@127.0.0.1")

@@ -19,7 +19,7 @@ from barnacle_trio import (
 )
 from barnacle_trio.distribution._tls_stream import TlsStream
 from tests.beam import COOKIE, unique
-from tests.conftest import free_port
+from tests.ports import free_port
 from tests.tls_lab import DIAL, SERVE, Lab, eventually, open_sockets, two
 
 pytestmark = pytest.mark.usefixtures("epmd_port")

@@ -26,8 +26,8 @@ from barnacle_trio import (
 from barnacle_trio._errors import CookieRejected
 from barnacle_trio.distribution._tls_stream import TlsStream
 from tests.beam import COOKIE, DIALS_WHEN_TOLD, Beam, open_beam, unique
-from tests.conftest import free_port
 from tests.erlang import Erlang, require_erlangs
+from tests.ports import free_port
 from tests.tls_lab import TLS_ERLANGS, Lab
 
 pytestmark = pytest.mark.usefixtures("epmd_port")

@@ -25,7 +25,8 @@ from barnacle_trio.epmd import (
     serve_epmd,
 )
 from barnacle_trio.epmd import _wire as wire
-from tests.epmd_lab import PATIENCE, free_port, real_epmd
+from tests.epmd_lab import PATIENCE, real_epmd
+from tests.ports import free_port
 
 Script: TypeAlias = Callable[[trio.SocketStream], Awaitable[None]]
 

@@ -16,12 +16,12 @@ from tests.epmd_lab import (
     alive,
     connect,
     framed,
-    free_port,
     open_python_node,
     processes_listening_at,
     real_epmd,
 )
 from tests.epmd_members import names_become, never_missing, nobody_serves, open_member
+from tests.ports import free_port
 
 # --- in one process -----------------------------------------------------------------------------
 

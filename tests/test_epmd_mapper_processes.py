@@ -19,13 +19,13 @@ from tests.epmd_lab import (
     alive,
     connect,
     framed,
-    free_port,
     open_beam,
     open_python_node,
     processes_listening_at,
 )
 from tests.epmd_members import names_become, never_missing, nobody_serves, open_member
 from tests.erlang import ERLANGS, Erlang
+from tests.ports import free_port
 
 
 async def names_are(port: int, *expected: str) -> None:

@@ -10,9 +10,10 @@ import pytest
 import trio
 
 from barnacle_trio.epmd import serve_epmd
-from tests.epmd_lab import PATIENCE, alive, ask, connect, framed, free_port, open_beam, real_epmd
+from tests.epmd_lab import PATIENCE, alive, ask, connect, framed, open_beam, real_epmd
 from tests.epmd_requests import register, until_free
 from tests.erlang import ERLANGS, Erlang
+from tests.ports import free_port
 
 REQUESTS = {
     "found": framed(b"za"),

@@ -16,8 +16,9 @@ from trio.testing import MockClock
 
 from barnacle_trio.epmd import _server, serve_epmd
 from barnacle_trio.epmd._listening import Listener
-from tests.epmd_lab import PATIENCE, alive, ask, connect, framed, free_port, read_all
+from tests.epmd_lab import PATIENCE, alive, ask, connect, framed, read_all
 from tests.epmd_requests import register, until_free
+from tests.ports import free_port
 
 
 @pytest.fixture

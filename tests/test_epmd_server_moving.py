@@ -12,8 +12,9 @@ import trio
 
 from barnacle_trio._errors import RemoteProtocolError
 from barnacle_trio.epmd import _server, serve_epmd
-from tests.epmd_lab import alive, ask, connect, framed, free_port, read_all
+from tests.epmd_lab import alive, ask, connect, framed, read_all
 from tests.epmd_requests import register, until_free
+from tests.ports import free_port
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ from barnacle_trio.epmd import names, serve_epmd
 from barnacle_trio.strategies import _queries
 from tests.beam import open_beam, unique
 from tests.cluster_lab import sees
-from tests.conftest import free_port
 from tests.dns_server import open_dns_server, resolver_for
 from tests.elixir import COUNTER, hold
 from tests.erlang import Erlang
+from tests.ports import free_port
 from tests.postgres_server import open_postgres_server
 
 ROOT = Path(__file__).parent.parent

@@ -16,10 +16,10 @@ import trio
 import yaml
 
 from barnacle_trio._strategy import discover
-from tests.conftest import free_port
 from tests.kube_fake import V1, open_fake_kube, write_kubeconfig
 from tests.kube_lab import LOCAL, SELECTOR, Lab, open_lab, serving
 from tests.kube_server import KubeServer, require_kube
+from tests.ports import free_port
 
 FOLDER = Path(__file__).parent.parent / "examples" / "kubernetes"
 PATHS = {

@@ -12,7 +12,7 @@ import trio
 
 from barnacle_trio import FixedPort, Node, NodeName, PeerUnreachable, RemoteProtocolError, open_node
 from barnacle_trio.epmd import Epmd, PortMapper
-from tests.epmd_lab import free_port
+from tests.ports import free_port
 
 COOKIE = "c" * 20
 US, GOOD, JUNK = NodeName("a@127.0.0.1"), NodeName("b@127.0.0.2"), NodeName("junk@127.0.0.3")

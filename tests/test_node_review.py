@@ -28,7 +28,7 @@ from barnacle_trio.distribution._node import Node, run_node
 from barnacle_trio.epmd import FixedPort
 from barnacle_trio.etf import Atom, Limits, Pid
 from barnacle_trio.testing._memory import MemoryNetwork, open_memory_nodes
-from tests.epmd_lab import free_port
+from tests.ports import free_port
 
 A, B = NodeName("a@memory"), NodeName("b@memory")
 

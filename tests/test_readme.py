@@ -34,11 +34,11 @@ from barnacle_trio import Atom, Barnacle, Node, open_barnacle, open_node, postgr
 from barnacle_trio.epmd import serve_epmd
 from barnacle_trio.strategies import _queries
 from tests.beam import Beam, open_beam
-from tests.conftest import free_port
 from tests.dns_server import open_dns_server, resolver_for
 from tests.elixir import COUNTER, SERVERS, hold, to_erlang
 from tests.erlang import Erlang, require_erlangs
 from tests.kube_fake import open_fake_kube, populate, write_kubeconfig
+from tests.ports import free_port
 from tests.postgres_server import open_postgres_server
 from tests.strictly import type_errors
 from tests.tls_lab import TLS_ERLANGS, Lab

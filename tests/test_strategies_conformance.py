@@ -34,11 +34,11 @@ from barnacle_trio.strategies import (
     remember,
     rename,
 )
-from tests.conftest import free_port
 from tests.dns_server import DnsServer, open_dns_server, resolver_for
 from tests.epmd_lab import real_epmd
 from tests.gossip_lab import quick, talking
 from tests.kube_fake import open_fake_kube_process
+from tests.ports import free_port
 from tests.postgres_server import open_busy_database
 
 LOCAL = NodeName("my_app@10.0.0.1")

@@ -23,9 +23,9 @@ from barnacle_trio.testing import EventRecorder
 from tests.beam import COOKIE, open_beam
 from tests.cluster_lab import PATIENCE
 from tests.dns_server import resolver_for
-from tests.epmd_lab import free_port
 from tests.erlang import Erlang
 from tests.knot_server import open_knot_server
+from tests.ports import free_port
 from tests.test_strategies_ask import Hosts
 
 SERVICE = "web.default.svc.cluster.local"

@@ -29,7 +29,7 @@ from barnacle_trio.strategies._postgres_connection import Connection, connect
 from barnacle_trio.strategies._postgres_dsn import conninfo
 from barnacle_trio.testing import EventRecorder, MemoryNetwork
 from tests.checkpoints import cancel_at_every_checkpoint
-from tests.conftest import free_port
+from tests.ports import free_port
 from tests.postgres_server import HOST, PASSWORD, USER, PostgresServer, postgres_cluster, running
 
 DEADLINE = 30

@@ -23,8 +23,8 @@ from barnacle_trio.strategies._memory_file import MAX_NODES
 from barnacle_trio.testing import EventRecorder, FakeTransport
 from tests.beam import COOKIE
 from tests.cluster_lab import Peer
-from tests.conftest import free_port
 from tests.dns_server import DnsServer, open_dns_server
+from tests.ports import free_port
 from tests.remember_players import (
     DOWN,
     LOCAL,

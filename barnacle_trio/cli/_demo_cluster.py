@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -10,8 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -54,8 +55,9 @@ Sight = tuple[Row, ...]
 class Cluster:
     """Three processes, each of which is a node; this process is none. Made by `open_cluster`."""
 
-    def __init__(self, names: Iterable[str], nursery: trio.Nursery) -> None:
-        self.port = free_port()
+    def __init__(self, names: Iterable[str], port: int, nursery: trio.Nursery) -> None:
+        self.port = port
+        """The port mapper's."""
         self.reasons: dict[tuple[str, str], str] = {}
         """Why the first saw the second go down, the last time."""
         self._cookie = secrets.token_hex(16)
@@ -197,21 +199,33 @@ async def open_cluster(names: Iterable[str]) -> AsyncIterator[Cluster]:
     Raises:
       Failed: from the block's end, in a group: a node ended by itself.
     """
-    async with trio.open_nursery() as nursery:
-        cluster = Cluster(names, nursery)
-        try:
-            yield cluster
-        finally:
-            with trio.move_on_after(_KILL_DEADLINE, shield=True):
-                await cluster.end_all()
-            nursery.cancel_scope.cancel("the demo is over")
+    with _port_of_our_own() as port:
+        async with trio.open_nursery() as nursery:
+            cluster = Cluster(names, port, nursery)
+            try:
+                yield cluster
+            finally:
+                with trio.move_on_after(_KILL_DEADLINE, shield=True):
+                    await cluster.end_all()
+                nursery.cancel_scope.cancel("the demo is over")
 
 
-def free_port() -> int:
-    """A port for a port mapper that nothing on this host uses, in either family."""
+@contextmanager
+def _port_of_our_own() -> Iterator[int]:
+    """A port for a port mapper that nothing on this host uses, in either family.
+
+    Between two port mappers nobody listens there. A UDP socket of the same number, at which
+    nothing is ever received, keeps other demos away all the time.
+    """
     for port in random.sample(_PORTS, 100):
-        if all(_is_free(address, port) for address in LOOPBACK):
-            return port
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
+            try:
+                held.bind((HOST, port))
+            except OSError:
+                continue
+            if all(_is_free(address, port) for address in LOOPBACK):
+                yield port
+                return
     raise Failed("no free port was found on loopback")
 
 
@@ -220,8 +234,8 @@ def _is_free(address: str, port: int) -> bool:
     try:
         with socket.socket(family, socket.SOCK_STREAM) as sock:
             sock.bind((address, port))
-    except OSError:
-        return family == socket.AF_INET6 and not socket.has_ipv6
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE  # an address that is missing is nobody's
     return True
 
 

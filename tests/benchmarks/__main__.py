@@ -9,7 +9,7 @@ import os
 
 import trio
 
-from tests.conftest import free_port
+from tests.ports import free_port
 
 USUAL = ("dial", "mesh", "heal", "messages")
 """What runs when nothing is named."""

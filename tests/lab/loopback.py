@@ -14,9 +14,9 @@ from barnacle_trio._transport import PeerChange
 from barnacle_trio.epmd import Epmd, names
 from tests.beam import COOKIE, open_beam, unique
 from tests.cluster_lab import open_peer
-from tests.conftest import free_port
 from tests.lab.cluster import erlangs
 from tests.lab.scenario import Result, scenario
+from tests.ports import free_port
 
 
 @contextmanager

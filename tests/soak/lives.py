@@ -19,7 +19,7 @@ from barnacle_trio.distribution import open_node
 from barnacle_trio.epmd import names
 from barnacle_trio.testing import MemoryNetwork, ScriptedStrategy
 from tests.beam import COOKIE
-from tests.conftest import free_port
+from tests.ports import free_port
 from tests.scale import descriptors
 from tests.soak.cluster import open_cluster
 from tests.soak.faults import Done
