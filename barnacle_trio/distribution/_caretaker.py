@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from functools import partial
 
 import trio
 
+from barnacle_trio._names import NodeName
 from barnacle_trio.distribution._connection import Connection, OnFrame
 from barnacle_trio.distribution._detector import Due, Patience
 from barnacle_trio.distribution._flags import Flag
@@ -19,6 +21,9 @@ from barnacle_trio.distribution._peers import Peers
 from barnacle_trio.etf import Limits
 
 logger = logging.getLogger("barnacle_trio.node")
+
+MAX_REMEMBERED = 10_000
+"""Peers of which it is remembered that they answer probes; the latest stay."""
 
 
 class Caretaker:
@@ -49,6 +54,7 @@ class Caretaker:
         self._limits = limits
         self._nursery = nursery
         self._on_frame = on_frame
+        self._answering: OrderedDict[NodeName, int] = OrderedDict()  # and their creations
         self.closed = False
         """Whether no connection is taken over any more."""
 
@@ -82,6 +88,9 @@ class Caretaker:
             limits=self._limits,
         )
         connection.probe = self._identifiers.make_reference()
+        if self._answering.get(done.peer.name) == done.peer.creation:
+            # Where handshakes pass and large messages do not, this connection's answer may be lost.
+            connection.detector.answered()
         self._peers.add(connection)
         self._probe(connection)
         if dialled:
@@ -127,7 +136,15 @@ class Caretaker:
         if connection.probe is None:
             return
         question = self._kernel.ask_is_auth(
-            connection.probe, connection.detector.answered, connection.agreed
+            connection.probe, partial(self._answered, connection), connection.agreed
         )
         connection.send(frame(question))
         connection.detector.probed()
+
+    def _answered(self, connection: Connection) -> None:
+        """A probe was answered, as this incarnation of the peer will do on later connections."""
+        connection.detector.answered()
+        self._answering[connection.peer.name] = connection.peer.creation
+        self._answering.move_to_end(connection.peer.name)
+        if len(self._answering) > MAX_REMEMBERED:
+            self._answering.popitem(last=False)

@@ -40,9 +40,10 @@ class Due(Flag):
 class Patience:
     """How long silence is borne, in seconds.
 
-    ``failure_timeout`` holds for peers that have answered a probe on this connection, and for hosts
-    that acknowledge nothing. Others (C nodes do not answer) are judged by ``net_ticktime`` alone,
-    as Erlang/OTP does; and so is everybody where ``failure_timeout`` is infinite.
+    ``failure_timeout`` holds for peers of which this incarnation has answered a probe, on this
+    connection or an earlier one, and for hosts that acknowledge nothing. Others (C nodes do not
+    answer) are judged by ``net_ticktime`` alone, as Erlang/OTP does; and so is everybody where
+    ``failure_timeout`` is infinite.
     """
 
     failure_timeout: float = 10.0
@@ -99,7 +100,7 @@ class Detector:
         self._since_write = 0.0
 
     def answered(self) -> None:
-        """The peer answered a probe: from now on probes may condemn it."""
+        """The peer answers probes: from now on they may condemn it."""
         self._answered = True
 
     def probed(self) -> None:
