@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from unittest.mock import patch
 
@@ -12,7 +12,7 @@ import trio
 
 from barnacle_trio import _errors
 from barnacle_trio._names import NodeName
-from barnacle_trio.epmd import PortMapper, _client, names
+from barnacle_trio.epmd import PortMapper, _client, names, open_registration
 from tests.epmd_lab import PATIENCE
 
 
@@ -39,6 +39,21 @@ async def open_member(
         creation: int = await nursery.start(serve)
         yield Member(creation, nursery.cancel_scope)
         nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def registered(*basenames: str) -> AsyncIterator[None]:
+    """Names with nobody behind them, at ports from 4000 on; afterwards nobody is told of them.
+
+    A port mapper learns of the end of a connection when it comes to it.
+    """
+    async with AsyncExitStack() as stack:
+        for port, basename in enumerate(basenames, 4000):
+            await stack.enter_async_context(open_registration(basename, port))
+        yield
+    with trio.fail_after(PATIENCE):
+        while set(basenames) & (await names()).keys():
+            await trio.lowlevel.checkpoint()
 
 
 async def names_become(port: int, expected: dict[str, int], *, within: float = PATIENCE) -> None:

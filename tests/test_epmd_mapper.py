@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
 
 from barnacle_trio import _errors
 from barnacle_trio._names import NodeName
-from barnacle_trio.epmd import Epmd, FixedPort, _client, _embedding, _mapper, names
+from barnacle_trio.epmd import (
+    Epmd,
+    FixedPort,
+    Registration,
+    _client,
+    _embedding,
+    _mapper,
+    names,
+    open_registration,
+)
 from tests.epmd_lab import (
     PATIENCE,
     alive,
@@ -93,6 +105,35 @@ async def test_a_taken_name_is_refused_plainly() -> None:
         with pytest.raises(_errors.NameTakenError, match="'one' is taken"):
             await nursery.start(serve)
         assert await names(port=port) == {"one": 1111}
+
+
+async def test_a_name_whose_last_bearer_has_just_gone_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A port mapper hears that a connection has ended when it comes to it."""
+    monkeypatch.setattr(_mapper, "TAKEN_PATIENCE", PATIENCE)
+    refused = trio.Event()
+
+    @asynccontextmanager
+    async def telling(*arguments: Any, **options: Any) -> AsyncIterator[Registration]:
+        try:
+            async with open_registration(*arguments, **options) as registration:
+                yield registration
+        except _errors.NameTakenError:
+            refused.set()
+            raise
+
+    monkeypatch.setattr(_mapper, "open_registration", telling)
+    port = free_port()
+    async with real_epmd(port), trio.open_nursery() as nursery:
+
+        async def be_registered() -> None:
+            async with open_member(Epmd(port=port), "one@127.0.0.1", 2222):
+                assert await names(port=port) == {"one": 2222}
+
+        async with open_registration("one", 1111, port=port):
+            nursery.start_soon(be_registered)
+            await refused.wait()
 
 
 async def test_a_refused_namesake_leaves_the_node_that_bears_the_name_as_it_was() -> None:

@@ -16,7 +16,6 @@ from barnacle_trio import ASK, NodeName, Strategy, dns, dns_srv, open_barnacle, 
 from barnacle_trio._errors import ConfigurationError, PeerUnreachable, RemoteProtocolError
 from barnacle_trio._names import matcher
 from barnacle_trio._strategy import Discovery, discover
-from barnacle_trio.epmd import open_registration
 from barnacle_trio.epmd._wire import NamesAnswer
 from barnacle_trio.strategies import _ask
 from barnacle_trio.strategies._ask import Named, Naming, names_at
@@ -24,6 +23,7 @@ from tests.beam import COOKIE, open_beam
 from tests.cluster_lab import PATIENCE, sees
 from tests.dns_server import DnsServer, open_dns_server, resolver_for
 from tests.epmd_lab import real_epmd
+from tests.epmd_members import registered
 from tests.erlang import Erlang
 
 LOCAL = NodeName("my_app@127.0.0.1")
@@ -41,14 +41,6 @@ async def mapper(epmd_port: int) -> AsyncIterator[trio.Process]:
 async def server(tmp_path: Path) -> AsyncIterator[DnsServer]:
     async with open_dns_server(tmp_path) as server:
         yield server
-
-
-@asynccontextmanager
-async def registered(*basenames: str) -> AsyncIterator[None]:
-    async with AsyncExitStack() as stack:
-        for port, basename in enumerate(basenames, 4000):
-            await stack.enter_async_context(open_registration(basename, port))
-        yield
 
 
 async def ask(strategy: Strategy) -> Discovery:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from functools import partial
 
 import pytest
@@ -15,6 +14,7 @@ from barnacle_trio._strategy import Discovery, Strategy, discover
 from barnacle_trio.epmd import open_registration
 from barnacle_trio.strategies import epmd, local_epmd
 from tests.epmd_lab import real_epmd
+from tests.epmd_members import registered
 
 LOCAL = NodeName("my_app@10.0.0.7")
 
@@ -41,9 +41,7 @@ class TestLocalEpmd:
         self, mapper: trio.Process, local: str
     ) -> None:
         host = NodeName(local).host
-        async with AsyncExitStack() as stack:
-            for name in ("my_app", "other", "third"):
-                await stack.enter_async_context(open_registration(name, 4000))
+        async with registered("my_app", "other", "third"):
             answer = await ask(local_epmd(), local)
             assert told(answer) == ("complete", {f"other@{host}", f"third@{host}"})
         assert told(await ask(local_epmd(), local)) == ("complete", set())

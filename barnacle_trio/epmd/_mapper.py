@@ -33,6 +33,10 @@ logger = logging.getLogger("barnacle_trio.epmd")
 START_DEADLINE: Final = 5.0
 """Seconds in which a first registration must succeed where the port is taken but mute."""
 
+TAKEN_PATIENCE: Final = 0.5
+"""Seconds in which a taken name may become free: its last bearer may have gone a moment ago, as
+where a node is started again at once, and a port mapper hears of that when it comes to it."""
+
 _STABLE = 1.0  # seconds after which a lost registration is tried again without a pause
 _FIRST_USEFUL_CREATION = 4  # smaller ones come from very old port mappers, which repeat them
 
@@ -65,7 +69,8 @@ class PortMapper(Protocol):
             own, whatever later registrations are given.
 
         Raises:
-          NameTakenError: another node bears the name. Only before ``started``.
+          NameTakenError: another node bears the name, also half a second later. Only before
+            ``started``.
           PeerUnreachable: no port mapper answers and none can be run. Only before ``started``.
           RemoteProtocolError: what answers is no port mapper. Only before ``started``.
         """
@@ -193,14 +198,17 @@ class Epmd(PortMapper):
         attempts = 0
         while True:
             attempts += 1
+            taken = False
             try:
                 registration = await stack.enter_async_context(
                     open_registration(name.basename, port, port=self._port, hidden=hidden)
                 )
             except (NameTakenError, RemoteProtocolError) as error:
-                if not again:
+                taken = isinstance(error, NameTakenError)
+                if again:
+                    complaints.warning("%s cannot be registered again yet: %s", name, error)
+                elif not taken or trio.current_time() - began >= TAKEN_PATIENCE:
                     raise
-                complaints.warning("%s cannot be registered again yet: %s", name, error)
             except PeerUnreachable as error:
                 served = self._try_serve(embedding, error, again=again)
                 if served and attempts == 1:
@@ -213,8 +221,10 @@ class Epmd(PortMapper):
                 if embedding is not None:
                     embedding.listen_for_neighbours()
                 return registration
-            # Whoever bound the port before us answers in a moment; later tries are spread out.
-            await trio.sleep(_pause() / 10 if attempts == 1 else _pause())
+            # Whoever bound the port before us answers in a moment, and who frees a name does so in
+            # one; later tries are spread out.
+            soon = attempts == 1 or (taken and not again)
+            await trio.sleep(_pause() / 10 if soon else _pause())
 
     def _try_serve(
         self, embedding: Embedding | None, error: PeerUnreachable, *, again: bool
