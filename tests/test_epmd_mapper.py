@@ -107,12 +107,10 @@ async def test_a_taken_name_is_refused_plainly() -> None:
         assert await names(port=port) == {"one": 1111}
 
 
-async def test_a_name_whose_last_bearer_has_just_gone_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A port mapper hears that a connection has ended when it comes to it."""
-    monkeypatch.setattr(_mapper, "TAKEN_PATIENCE", PATIENCE)
-    refused = trio.Event()
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> trio.Event:
+    """Set once a first registration is refused, which it then bears for long."""
+    event = trio.Event()
 
     @asynccontextmanager
     async def telling(*arguments: Any, **options: Any) -> AsyncIterator[Registration]:
@@ -120,10 +118,16 @@ async def test_a_name_whose_last_bearer_has_just_gone_is_waited_for(
             async with open_registration(*arguments, **options) as registration:
                 yield registration
         except _errors.NameTakenError:
-            refused.set()
+            event.set()
             raise
 
     monkeypatch.setattr(_mapper, "open_registration", telling)
+    monkeypatch.setattr(_mapper, "TAKEN_PATIENCE", PATIENCE)
+    return event
+
+
+async def test_a_name_whose_last_bearer_has_just_gone_is_waited_for(refused: trio.Event) -> None:
+    """A port mapper hears that a connection has ended when it comes to it."""
     port = free_port()
     async with real_epmd(port), trio.open_nursery() as nursery:
 
@@ -134,6 +138,22 @@ async def test_a_name_whose_last_bearer_has_just_gone_is_waited_for(
         async with open_registration("one", 1111, port=port):
             nursery.start_soon(be_registered)
             await refused.wait()
+
+
+async def test_who_is_cancelled_while_it_waits_for_a_name_leaves_nothing(
+    refused: trio.Event,
+) -> None:
+    port = free_port()
+    mapper, one = Epmd(port=port), NodeName("one@127.0.0.1")
+    serve = partial(mapper.serve_registration, one, port=2222, hidden=False, addresses=[])
+    async with open_member(mapper, one, 1111):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            await refused.wait()
+            nursery.cancel_scope.cancel("it waits")
+        assert mapper._registered == [(one, 1111)]
+        assert await names(port=port) == {"one": 1111}
+    await nobody_serves(port)
 
 
 async def test_a_refused_namesake_leaves_the_node_that_bears_the_name_as_it_was() -> None:

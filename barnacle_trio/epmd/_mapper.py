@@ -69,8 +69,7 @@ class PortMapper(Protocol):
             own, whatever later registrations are given.
 
         Raises:
-          NameTakenError: another node bears the name, also half a second later. Only before
-            ``started``.
+          NameTakenError: another node bears the name. Only before ``started``.
           PeerUnreachable: no port mapper answers and none can be run. Only before ``started``.
           RemoteProtocolError: what answers is no port mapper. Only before ``started``.
         """
@@ -133,7 +132,8 @@ class Epmd(PortMapper):
         """Keep a node registered with whoever serves the port, or serve it.
 
         When the port mapper in use ends, the name is registered again: at once, then every 0.1
-        to 0.5 s, for ever. See `PortMapper`.
+        to 0.5 s, for ever. A first registration bears for half a second that the name is taken.
+        See `PortMapper`.
         """
         started = False
         async with self._open_embedding(name, port, addresses) as embedding:
