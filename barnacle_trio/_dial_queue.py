@@ -62,8 +62,10 @@ class DialQueue:
             if peer.next_attempt > now + longest:
                 self.schedule(peer, now + rng() * longest)
 
-    def take(self, now: float, is_wanted: Callable[[Peer], bool]) -> list[Peer]:
-        """The peers to dial now, within the free slots; each takes one until `ended`."""
+    def take(
+        self, now: float, is_wanted: Callable[[Peer], bool], *, most: float = math.inf
+    ) -> list[Peer]:
+        """So many peers to dial now, within the free slots; each takes one until `ended`."""
         while self._queue and self._queue[0][0] <= now:
             _when, ticket, name = heappop(self._queue)
             peer = self._valid(ticket, name)
@@ -74,7 +76,7 @@ class DialQueue:
             else:
                 self.unschedule(peer)
         taken: list[Peer] = []
-        while (peer := self._next(now)) is not None:
+        while len(taken) < most and (peer := self._next(now)) is not None:
             self.unschedule(peer)
             peer.dialling = True
             taken.append(peer)

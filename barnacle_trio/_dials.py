@@ -27,6 +27,9 @@ list of dead addresses may be longer than there are slots. It is dialled again w
 PATIENT = 4
 """Of one in so many slots, dials give way to nobody: else a crowd of slow peers would wait for the
 last of them to be tried."""
+AT_ONCE = 2
+"""Dials begun in one pass of the loop. A thousand that fail as fast as they are begun would make
+passes long, and a peer that was lost, or its messages, need many passes."""
 LOOK_AGAIN = 0.1
 """Seconds after which another dial gives way, where the first one cannot be cancelled so soon."""
 
@@ -86,10 +89,14 @@ class Dialler:
             while True:
                 self._woken = trio.Event()
                 now = trio.current_time()
-                for name in self._plan.take_dials(now):
+                names = self._plan.take_dials(now, most=AT_ONCE)
+                for name in names:
                     attempt = self._under_way[name] = _Attempt(now, self._dial_timeout)
                     task = f"barnacle[{self._barnacle}] dials {name}"
                     nursery.start_soon(self._dial, name, attempt, name=task)
+                if len(names) == AT_ONCE:
+                    await trio.lowlevel.checkpoint()
+                    continue
                 with trio.move_on_at(min(self._plan.next_dial(), self._make_way(now))):
                     await self._woken.wait()
 

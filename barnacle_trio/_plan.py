@@ -266,9 +266,10 @@ class Plan:
                 self._queue.schedule(peer, now)
         return frozenset(forced)
 
-    def take_dials(self, now: float) -> list[NodeName]:
-        """The peers to dial now, within the free slots. Each counts as dialled from here on."""
-        taken = self._queue.take(now, lambda peer: peer.is_wanted(now, self._rules.prune_after))
+    def take_dials(self, now: float, *, most: float = math.inf) -> list[NodeName]:
+        """So many peers to dial now, within the free slots. Each counts as dialled from here on."""
+        prune_after = self._rules.prune_after
+        taken = self._queue.take(now, lambda peer: peer.is_wanted(now, prune_after), most=most)
         for peer in taken:
             peer.touch(now)
         return [peer.name for peer in taken]
