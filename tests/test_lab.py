@@ -71,7 +71,9 @@ async def test_clusters_under_faults(batch: str) -> None:
     async def run_one(scenario: Callable[[], Awaitable[Result]]) -> None:
         result = await scenario()
         assert result.figures, "a scenario without figures"
-        late.extend(f"{result.scenario}: {each}" for each in result.late())
+        if missed := result.late():
+            late.extend(f"{result.scenario}: {each}" for each in missed)
+            print(result.history)  # shown where the test fails
 
     async with trio.open_nursery() as nursery:
         for scenario in BATCHES[batch]:
