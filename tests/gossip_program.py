@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from barnacle_trio import NodeDown, NodeUp, gossip, open_barnacle, open_node
+from barnacle_trio import NodeDown, NodeUp, Refreshed, gossip, open_barnacle, open_node
 from tests.beam import COOKIE
 
 
@@ -47,6 +47,8 @@ async def take_part(label: str, setting: dict[str, Any]) -> None:
                     tell(label, "up", event.node)
                 elif isinstance(event, NodeDown):
                     tell(label, "down", event.node, event.reason)
+                elif isinstance(event, Refreshed) and event.result.discovery_error is None:
+                    tell(label, "complete")
 
 
 async def main(settings: dict[str, dict[str, Any]]) -> None:
