@@ -14,7 +14,7 @@ from barnacle_trio._errors import ConfigurationError
 from barnacle_trio._events import Event
 from barnacle_trio._listeners import Listener, check_listener
 from barnacle_trio._names import NodeName, show
-from barnacle_trio._plan import Prune, Rules
+from barnacle_trio._rules import Prune, Rules
 from barnacle_trio._supervisor import RestartPolicy, is_count
 
 ListenerOption = trio.MemorySendChannel[Event] | Iterable[trio.MemorySendChannel[Event]] | None

@@ -7,10 +7,8 @@ reading and the jitter are given, so that the whole policy is tested without eit
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from barnacle_trio._dial_queue import DialQueue
 from barnacle_trio._events import DownReason, PeerStatus
@@ -24,25 +22,13 @@ from barnacle_trio._peers import (
     Peer,
     longest_pause,
 )
+from barnacle_trio._pruning import Pruning
+from barnacle_trio._rules import Rules
 from barnacle_trio._strategy import Discovery
 from barnacle_trio._transport import PeerDownReason
 
-Prune = Literal["discovered", "all", "never"]
-
 MAX_PAST = 10_000
 """How many names are remembered that are neither connected nor named any more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """The options that decide. Durations in seconds, ``max_prune`` a share in 0..1."""
-
-    poll_interval: float = 5.0
-    prune: Prune = "discovered"
-    prune_after: float = 60.0
-    prune_answers: int = 2  # complete ones without a node, at least
-    max_prune: float = 0.5
-    max_dials: int = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +65,7 @@ class Plan:
         self._connected = 0
         self._paced = 0  # how many were absent when the longest of today's pauses was chosen
         self._queue = DialQueue(self._peers, rules.max_dials)
-        self._pruned: deque[float] = deque()
-        self.held_back = 0
-        """How many peers the share ``max_prune`` kept from being pruned the last time."""
+        self._pruning = Pruning(self._peers, rules)
 
     # -- facts: discovery -------------------------------------------------------------------
 
@@ -293,49 +277,17 @@ class Plan:
         visible: Collection[str] | None = None,
         held: Callable[[NodeName], bool] = lambda _name: False,
     ) -> list[NodeName]:
-        """The peers to disconnect now, longest missing first.
-
-        Args:
-          now: the clock's reading.
-          visible: for ``prune="all"`` the peers that are not hidden; None means all.
-          held: whether another barnacle on the transport names the peer.
-        """
-        rules = self._rules
-        self.held_back = 0
-        if rules.prune == "never":
-            return []
-        while self._pruned and now - self._pruned[0] >= rules.prune_after:
-            self._pruned.popleft()
-
-        def concerns(peer: Peer) -> bool:
-            if not peer.connected or peer.excused:
-                return False
-            return peer.ours or (rules.prune == "all" and (visible is None or peer.name in visible))
-
-        concerned = [peer for peer in self._peers.values() if concerns(peer)]
-        gone = [peer for peer in concerned if self._is_gone(peer, now) and not held(peer.name)]
-        gone.sort(key=lambda peer: (peer.missing_since, peer.name))
-        allowed = max(0, self._allowance(len(concerned)) - len(self._pruned))
-        self.held_back = max(0, len(gone) - allowed)
-        for peer in gone[:allowed]:
-            peer.pruning = True
-        return [peer.name for peer in gone[:allowed]]
+        """The peers to disconnect now, see `Pruning.take`."""
+        return self._pruning.take(now, visible=visible, held=held)
 
     def prune_ended(self, name: NodeName, now: float) -> bool:
         """A disconnect is over. True: it worked, and counts against ``max_prune``."""
-        peer = self._peers.get(name)
-        if peer is not None and peer.connected and peer.pruning:
-            peer.pruning = False
-            return False
-        self._pruned.append(now)
-        return True
+        return self._pruning.ended(name, now)
 
-    def _allowance(self, connected: int) -> int:
-        # the share of what was there when the window began; one may always go, or the last stale
-        # peer would stay for ever
-        if not self._rules.max_prune:
-            return 0
-        return max(1, math.floor(self._rules.max_prune * (connected + len(self._pruned))))
+    @property
+    def held_back(self) -> int:
+        """How many peers the share ``max_prune`` kept from being pruned the last time."""
+        return self._pruning.held_back
 
     # -- views ----------------------------------------------------------------------------------
 
@@ -348,7 +300,7 @@ class Plan:
         peer = self._peers.get(name)
         if peer is None or not peer.ours:
             return False
-        return peer.named or not self._is_gone(peer, now)
+        return peer.named or not self._pruning.is_gone(peer, now)
 
     def awaits_change(self, now: float) -> bool:
         """Whether a lost peer is not back yet, or one that just connected is not named yet."""
@@ -394,9 +346,6 @@ class Plan:
             if len(self._past) > MAX_PAST:
                 del self._past[next(iter(self._past))]
         return True
-
-    def _is_gone(self, peer: Peer, now: float) -> bool:
-        return peer.is_gone(now, after=self._rules.prune_after, answers=self._rules.prune_answers)
 
     def _pause(self, peer: Peer, now: float) -> float:
         absent = len(self._peers) - self._connected

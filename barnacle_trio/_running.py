@@ -21,7 +21,7 @@ from barnacle_trio._options import (
     check_strategy,
     check_transport,
 )
-from barnacle_trio._plan import Prune
+from barnacle_trio._rules import Prune
 from barnacle_trio._scopes import open_background
 from barnacle_trio._service import keep_serving
 from barnacle_trio._strategy import ServedStrategy, Strategy, asked_once

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from barnacle_trio._errors import DiscoveryError, HandshakeRefused, PeerUnreachable
 from barnacle_trio._names import NodeName
-from barnacle_trio._plan import Plan, Prune, Rules
+from barnacle_trio._plan import Plan
+from barnacle_trio._rules import Prune, Rules
 from barnacle_trio._strategy import Discovery
 
 LOCAL = NodeName("local@h")

@@ -14,7 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from barnacle_trio.epmd import _server, serve_epmd
+from barnacle_trio.epmd import _clients, _server, serve_epmd
 from barnacle_trio.epmd._listening import Listener
 from tests.epmd_lab import PATIENCE, alive, ask, connect, framed, read_all
 from tests.epmd_requests import register, until_free
@@ -85,7 +85,7 @@ def pretend_remote(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Have the server take this host's addresses for another host's."""
 
     def set_remote(remote: bool) -> None:
-        monkeypatch.setattr(_server, "is_loopback", lambda _address: not remote)
+        monkeypatch.setattr(_clients, "is_loopback", lambda _address: not remote)
 
     return set_remote
 
@@ -130,7 +130,7 @@ async def test_25_a_duplicate_is_refused_and_the_holder_stays(port: int) -> None
 async def test_26_many_connections_are_bounded_loopback_comes_first_and_names_stay(
     port: int, monkeypatch: pytest.MonkeyPatch, pretend_remote: Callable[[bool], None]
 ) -> None:
-    monkeypatch.setattr(_server, "MAX_PENDING", 8)
+    monkeypatch.setattr(_clients, "MAX_PENDING", 8)
     holder, _answer = await register(port, alive(b"kept"))
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(holder)
@@ -189,7 +189,7 @@ async def test_28_lists_for_other_hosts_are_rationed(
     monkeypatch: pytest.MonkeyPatch,
     pretend_remote: Callable[[bool], None],
 ) -> None:
-    monkeypatch.setattr(_server, "LISTS_PER_SECOND", 5)
+    monkeypatch.setattr(_clients, "LISTS_PER_SECOND", 5)
     port: int = await nursery.start(partial(serve_epmd, port=0))
 
     async def ask_many() -> int:
@@ -247,7 +247,7 @@ async def test_a_fault_of_ours_costs_one_connection(
     port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(_server, "parse_request", lambda _body: 1 / 0)
+        broken.setattr(_clients, "parse_request", lambda _body: 1 / 0)
         assert await ask(port, framed(b"n")) == b""
     assert "a request to the port mapper failed" in caplog.text
     assert await ask(port, framed(b"n")) == struct.pack(">I", port)
@@ -273,7 +273,7 @@ async def test_thousands_of_garbage_connections_leave_nothing_behind(
     async def settle() -> int:
         with trio.fail_after(PATIENCE):
             await ask(port, framed(b"n"))
-            while server._pending:
+            while server._clients._pending:
                 await trio.lowlevel.checkpoint()
         await trio.testing.wait_all_tasks_blocked()
         return trio.lowlevel.current_statistics().tasks_living

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from barnacle_trio._errors import RemoteProtocolError
-from barnacle_trio.epmd import _server, serve_epmd
+from barnacle_trio.epmd import _clients, _server, serve_epmd
 from tests.epmd_lab import alive, ask, connect, framed, read_all
 from tests.epmd_requests import register, until_free
 from tests.ports import free_port
@@ -103,6 +103,6 @@ async def test_an_interrupt_of_the_program_does_not_hit_the_server(
 
     server = _server.EpmdServer(0)
     nursery.start_soon(server.run)
-    monkeypatch.setattr(_server, "parse_request", check)
+    monkeypatch.setattr(_clients, "parse_request", check)
     assert await ask(server.port, framed(b"n")) == b""
     assert protected == [True]

@@ -15,7 +15,7 @@ import trio
 from cyclopts import App, Parameter
 
 from barnacle_trio import ConfigurationError, NodeName
-from barnacle_trio._plan import Prune
+from barnacle_trio._rules import Prune
 from barnacle_trio.cli._ask import be_port_mapper, list_names
 from barnacle_trio.cli._ask import discover as ask_strategy
 from barnacle_trio.cli._doctor import Doctor

@@ -11,7 +11,7 @@ import trio
 
 from barnacle_trio import Barnacle, Event, Node, Strategy, TlsOptions, open_barnacle
 from barnacle_trio._options import check_options
-from barnacle_trio._plan import Prune
+from barnacle_trio._rules import Prune
 from barnacle_trio.cli._edge import OK
 from barnacle_trio.cli._events_shown import Narrator, as_fields, stamped
 from barnacle_trio.cli._node import CookieOptions, NodeOptions

@@ -4,59 +4,30 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import math
 import resource
 from collections.abc import Callable, Sequence
-from typing import Final
 
 import trio
 
-from barnacle_trio._errors import ConfigurationError, RemoteProtocolError
+from barnacle_trio._errors import ConfigurationError
 from barnacle_trio._logs import RateLimited
-from barnacle_trio._names import shorten
-from barnacle_trio._values import AsyncValue, Settable
-from barnacle_trio.epmd._allowance import Allowance
+from barnacle_trio._values import AsyncValue
 from barnacle_trio.epmd._client import mapper_port
+from barnacle_trio.epmd._clients import Clients
 from barnacle_trio.epmd._estate import Estate
 from barnacle_trio.epmd._listening import (
-    LOOPBACK,
     Listener,
     duplicate,
     family_of,
     has_ended,
-    is_loopback,
     is_wildcard,
     listen,
     listen_at_loopback,
 )
-from barnacle_trio.epmd._registry import MAX_HELD_NAMES, Holding, Registry
-from barnacle_trio.epmd._wire import (
-    KILL_REFUSED,
-    AliveRequest,
-    DumpRequest,
-    KillRequest,
-    NamesRequest,
-    PortEntry,
-    PortRequest,
-    Request,
-    RequestCutter,
-    encode_alive_answer,
-    encode_dump_answer,
-    encode_names_answer,
-    encode_port_answer,
-    parse_request,
-)
+from barnacle_trio.epmd._registry import MAX_HELD_NAMES, Registry
+from barnacle_trio.epmd._wire import PortEntry
 
 logger = logging.getLogger("barnacle_trio.epmd")
-
-REQUEST_DEADLINE: Final = 5.0
-"""Seconds from a connection's start until its request is complete and its answer is written."""
-
-MAX_PENDING: Final = 256
-"""Connections that hold no name, at one time."""
-
-LISTS_PER_SECOND: Final = 500.0
-"""How often the list of names is given to other hosts; twice as many may come at once."""
 
 _BREATH = 0.1  # seconds without accepting when that fails
 _QUIET = 0.25  # seconds that requests under way have to finish when the server moves
@@ -88,33 +59,21 @@ class EpmdServer:
         estate: Estate | None = None,
         on_registered: Callable[[PortEntry], None] = lambda _entry: None,
     ) -> None:
-        self._on_registered = on_registered
         self._handlers: trio.Nursery | None = None
         self._accepting: trio.Nursery | None = None
-        self._pending: dict[_Connection, None] = {}  # the oldest first
-        self._settled = trio.Event()  # set by whoever leaves `_pending` empty
         self._accepted_all = trio.Event()  # set when nothing is accepted any more
-        self._lists = Allowance(LISTS_PER_SECOND)
-        self._complaints = RateLimited(logger)
         self._trouble = RateLimited(logger)
-        self.dropped = 0  # connections, for cause
-        self._adopted: list[_Connection] = []
         if estate is None:
-            self._registry = Registry(max_names=room_for_names())
             self._listeners = listen_at_loopback(port)
+            next_creation = None
         else:
-            self._registry = Registry(
-                next_creation=estate.next_creation, max_names=room_for_names()
-            )
             self._listeners = [Listener(sock) for sock in estate.listeners]
-            for entry, sock in estate.names:
-                stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-                connection = _Connection(stream, LOOPBACK[0])
-                connection.holding = Holding(entry, sock.fileno())
-                self._registry.adopt(connection.holding)
-                self._adopted.append(connection)
+            next_creation = estate.next_creation
         self.port = self._listeners[0].port
-        self._count = Settable(len(self._registry))
+        self._registry = Registry(next_creation=next_creation, max_names=room_for_names())
+        self._clients = Clients(self._registry, self.port, on_registered)
+        names = [] if estate is None else estate.names
+        self._adopted = [self._clients.adopt(entry, sock) for entry, sock in names]
 
     @property
     def entries(self) -> list[PortEntry]:
@@ -124,7 +83,12 @@ class EpmdServer:
     @property
     def count(self) -> AsyncValue[int]:
         """How many names are registered."""
-        return self._count.view
+        return self._clients.count
+
+    @property
+    def dropped(self) -> int:
+        """How many connections were closed for cause."""
+        return self._clients.dropped
 
     @property
     def addresses(self) -> frozenset[str]:
@@ -151,7 +115,7 @@ class EpmdServer:
         for listener in of_family:
             if self._handlers is not None:
                 for stream in listener.drain():
-                    self._handlers.start_soon(self._serve_and_close, stream)
+                    self._handlers.start_soon(self._clients.serve, stream)
             self._listeners.remove(listener)
             listener.close()
         try:
@@ -170,8 +134,8 @@ class EpmdServer:
         try:
             async with trio.open_nursery() as handlers:
                 self._handlers = handlers
-                for connection in self._adopted:
-                    handlers.start_soon(self._keep_adopted, connection)
+                for client in self._adopted:
+                    handlers.start_soon(self._clients.keep, client)
                 async with trio.open_nursery() as self._accepting:
                     for listener in self._listeners:
                         self._accepting.start_soon(self._accept, listener, handlers)
@@ -187,8 +151,8 @@ class EpmdServer:
         for listener in self._listeners:
             listener.close()
         if self._handlers is None:
-            for connection in self._adopted:
-                connection.stream.socket.close()
+            for client in self._adopted:
+                client.stream.socket.close()
 
     async def hand_over(self) -> Estate:
         """Stop accepting, let requests under way finish, and give everything to a successor.
@@ -199,7 +163,6 @@ class EpmdServer:
         Raises:
           OSError: there are not enough file descriptors.
         """
-        self._settled = trio.Event()
         with trio.move_on_after(_QUIET):
             if self._accepting is not None:
                 self._accepting.cancel_scope.cancel("the server moves")
@@ -207,8 +170,7 @@ class EpmdServer:
                 await self._accepted_all.wait()
             for _ in range(2):  # what was accepted last comes to be pending
                 await trio.lowlevel.checkpoint()
-            if self._pending:
-                await self._settled.wait()
+            await self._clients.settle()
         estate = Estate(port=self.port, next_creation=self._registry.next_creation)
         try:
             for listener in self._listeners:
@@ -223,8 +185,6 @@ class EpmdServer:
             estate.close()
             raise
         return estate
-
-    # --- connections --------------------------------------------------------------------------
 
     def _add(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -244,138 +204,7 @@ class EpmdServer:
                 self._trouble.warning("the port mapper cannot accept connections: %s", error)
                 await trio.sleep(_BREATH)
             else:
-                handlers.start_soon(self._serve_and_close, stream)
-
-    @trio.lowlevel.enable_ki_protection
-    async def _serve_and_close(self, stream: trio.SocketStream) -> None:
-        try:
-            await self._serve(stream)
-        finally:
-            await trio.aclose_forcefully(stream)
-
-    async def _serve(self, stream: trio.SocketStream) -> None:
-        try:
-            address = stream.socket.getpeername()[0]
-        except OSError:  # gone already
-            await trio.lowlevel.checkpoint()
-            return
-        connection = _Connection(stream, address)
-        if not self._make_room(connection):
-            self._drop(address, "too many connections at once")
-            await trio.lowlevel.checkpoint()
-            return
-        self._pending[connection] = None
-        try:
-            with connection.scope:
-                await self._converse(connection)
-            if connection.scope.cancelled_caught:
-                self._drop(address, "no complete request in time")
-        except RemoteProtocolError as error:
-            self._drop(address, str(error))
-        except trio.BrokenResourceError:
-            pass
-        except Exception:  # a fault of ours costs this connection, never the server
-            logger.exception("a request to the port mapper failed")
-        finally:
-            self._settle(connection)
-            self._release(connection)
-        await trio.lowlevel.checkpoint()
-
-    def _settle(self, connection: _Connection) -> None:
-        self._pending.pop(connection, None)
-        if not self._pending:
-            self._settled.set()
-
-    def _make_room(self, newcomer: _Connection) -> bool:
-        """Whether there is room among the pending ones; loopback comes first, then the newer."""
-        if len(self._pending) < MAX_PENDING:
-            return True
-        oldest = next((each for each in self._pending if not each.local), None)
-        if oldest is None and newcomer.local:
-            oldest = next(iter(self._pending))
-        if oldest is None:
-            return False
-        del self._pending[oldest]
-        oldest.scope.cancel("room is needed")
-        return True
-
-    async def _converse(self, connection: _Connection) -> None:
-        stream, cutter = connection.stream, RequestCutter()
-        while True:
-            data = await stream.receive_some(4096)
-            if not data:
-                return
-            body = cutter.feed(data)
-            if body is not None:
-                break
-        answer = self._answer(parse_request(body), connection)
-        if answer:
-            await stream.send_all(answer)
-        if connection.holding is not None:
-            # Nothing more is said on this connection: whatever comes, the end of it or bytes
-            # against the protocol, frees the name.
-            self._settle(connection)
-            connection.scope.deadline = math.inf
-            await stream.receive_some(1)
-
-    def _answer(self, request: Request, connection: _Connection) -> bytes:
-        """The answer; empty where the protocol has none and the connection is just closed."""
-        match request:
-            case PortRequest(name):
-                held = self._registry.get(name)
-                return encode_port_answer(held.entry if held else None)
-            case AliveRequest(entry):
-                return self._register(entry, connection)
-            case NamesRequest():
-                if connection.local or self._lists.take():
-                    return encode_names_answer(self.port, self.entries)
-            case DumpRequest() if connection.local:
-                held_by_fd = ((held.entry, held.fd) for held in self._registry)
-                return encode_dump_answer(self.port, held_by_fd)
-            case KillRequest():
-                return KILL_REFUSED
-            case _:
-                pass
-        self._drop(connection.address, f"{type(request).__name__} is refused")
-        return b""
-
-    def _register(self, entry: PortEntry, connection: _Connection) -> bytes:
-        if not connection.local:
-            self._drop(connection.address, "only this host can register nodes")
-            return b""
-        holding = Holding(entry, connection.stream.socket.fileno())
-        answer = self._registry.register(holding)
-        if answer.result == 0:
-            connection.holding = holding
-            self._count.value = len(self._registry)
-            logger.debug("%s registered, port %d", shorten(entry.name), entry.port)
-            self._on_registered(entry)
-        else:
-            logger.debug("%s was refused a registration", shorten(entry.name))
-        return encode_alive_answer(answer, highest=entry.highest)
-
-    def _release(self, connection: _Connection) -> None:
-        if connection.holding is not None:
-            self._registry.release(connection.holding)
-            self._count.value = len(self._registry)
-            logger.debug("%s is free", shorten(connection.holding.entry.name))
-
-    def _drop(self, address: str, reason: str) -> None:
-        """Count a connection that is about to be closed, and tell of some of them."""
-        self.dropped += 1
-        self._complaints.warning(
-            "the port mapper drops a connection from %s: %s", address, shorten(reason, 200)
-        )
-
-    @trio.lowlevel.enable_ki_protection
-    async def _keep_adopted(self, connection: _Connection) -> None:
-        try:
-            await connection.stream.receive_some(1)
-        except trio.BrokenResourceError:
-            pass
-        finally:
-            self._release(connection)
-            await trio.aclose_forcefully(connection.stream)
+                handlers.start_soon(self._clients.serve, stream)
 
 
 def room_for_names() -> int:
@@ -385,19 +214,6 @@ def room_for_names() -> int:
     """
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_HELD_NAMES if soft == resource.RLIM_INFINITY else min(MAX_HELD_NAMES, soft // 3)
-
-
-class _Connection:
-    """One client: pending until its request is answered, then gone, or the holder of a name."""
-
-    __slots__ = ("address", "holding", "local", "scope", "stream")
-
-    def __init__(self, stream: trio.SocketStream, address: str) -> None:
-        self.stream = stream
-        self.address = address
-        self.local = is_loopback(address)
-        self.scope = trio.CancelScope(deadline=trio.current_time() + REQUEST_DEADLINE)
-        self.holding: Holding | None = None
 
 
 async def serve_epmd(
