@@ -91,6 +91,8 @@ PURE = {
     "_names",
     "_peers",
     "_plan",
+    "_pruning",
+    "_rules",
     "distribution._challenges",
     "distribution._control",
     "distribution._control_in",
