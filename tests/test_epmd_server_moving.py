@@ -12,7 +12,8 @@ import trio
 
 from barnacle_trio._errors import RemoteProtocolError
 from barnacle_trio.epmd import _clients, _server, serve_epmd
-from tests.epmd_lab import alive, ask, connect, framed, read_all
+from barnacle_trio.epmd._estate import Estate
+from tests.epmd_lab import PATIENCE, alive, ask, connect, framed, read_all
 from tests.epmd_requests import register, until_free
 from tests.ports import free_port
 
@@ -89,6 +90,49 @@ async def test_a_successor_goes_on_with_every_name_and_every_waiting_connection(
             await until_free(port, b"late")
             successor.cancel_scope.cancel()
         await waiting.aclose()
+
+
+async def test_a_move_waits_for_a_request_under_way_and_takes_its_name_along(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_server, "_QUIET", PATIENCE)
+    server = _server.EpmdServer(0)
+    nursery.start_soon(server.run)
+    estates: list[Estate] = []
+
+    async def move() -> None:
+        estates.append(await server.hand_over())
+
+    request = framed(alive(b"slow"))
+    stream = await connect(server.port)
+    async with stream:
+        await stream.send_all(request[:5])
+        with trio.fail_after(PATIENCE):
+            while not server._clients._pending:
+                await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as moving:
+            moving.start_soon(move)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not estates
+            await stream.send_all(request[5:])
+        assert [entry.name for entry, _sock in estates[0].names] == ["slow"]
+        estates[0].close()
+
+
+async def test_a_move_does_not_wait_for_long(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_server, "_QUIET", 0.01)
+    server = _server.EpmdServer(0)
+    nursery.start_soon(server.run)
+    async with await connect(server.port):
+        with trio.fail_after(PATIENCE):
+            while not server._clients._pending:
+                await trio.lowlevel.checkpoint()
+            estate = await server.hand_over()
+        assert server._clients._pending
+        assert not estate.names
+        estate.close()
 
 
 async def test_an_interrupt_of_the_program_does_not_hit_the_server(
